@@ -112,6 +112,27 @@ pub struct Batch {
     /// Whether the batch frees space in the end. On a full disk such a batch may use space that is refused to
     /// others.
     pub frees: bool,
+    /// The change of a database that the batch makes, if an event of `_db_updates` is to follow. A shared store keeps it
+    /// with the commit until it is [announced](Store::announced).
+    pub mark: Option<Mark>,
+}
+
+/// A change of a database for which `_db_updates` has no event yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// The number of the database.
+    pub database: u64,
+    /// Its last sequence after the change.
+    pub sequence: u64,
+}
+
+/// Marks that a node has left in a shared store, and that another node has taken.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LeftMarks {
+    /// The numbers of the databases; may contain duplicates.
+    pub databases: Vec<u64>,
+    /// The places that hold the marks, each with its state when it was taken: known only to the store.
+    pub places: Vec<(i64, i64)>,
 }
 
 impl Batch {
@@ -263,6 +284,22 @@ pub trait Store: Send + Sync + 'static {
     /// if no turn can be taken: a commit without its turn is only more likely to conflict.
     fn turn(&self, _number: u64) -> Option<Box<dyn Send>> {
         None
+    }
+
+    /// Says that `_db_updates` has events for these changes: the marks of the databases up to these sequences are no
+    /// longer needed. Called after the events are committed, several times a second; returns at once.
+    fn announced(&self, _marks: &[Mark]) {}
+
+    /// Takes marks that no node has announced for a while, because their node has died, is frozen or is too slow. The
+    /// caller writes the events, and calls [`Store::settle_marks`]. If it does not, a later call on some node takes
+    /// them again. Nothing: there are none.
+    fn left_marks(&self) -> Result<LeftMarks> {
+        Ok(LeftMarks::default())
+    }
+
+    /// Removes marks that were taken, after the events are committed. Keeps what a node has written there since.
+    fn settle_marks(&self, _left: LeftMarks) -> Result<()> {
+        Ok(())
     }
 
     /// The number of the store's history: it grows when a failover may have lost acknowledged commits. Everything that

@@ -31,7 +31,7 @@ pub use self::embedded::data_folder::{
 };
 pub use self::embedded::rewrite::{Renamed, Rewrite, Sealing, Step, compact, rewrite};
 pub use self::interface::{
-    Batch, Direction, Durability, Entry, Hear, Later, MAX_KEY, PageLimit, Result, Store, StoreError,
+    Batch, Direction, Durability, Entry, Hear, Later, LeftMarks, MAX_KEY, Mark, PageLimit, Result, Store, StoreError,
 };
 pub use self::pages::{Pages, pages};
 pub use self::update::{Change, pause_after_conflict, update, update_with};

@@ -10,7 +10,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::memory::Memory;
 use super::range::KeyRange;
-use super::{Batch, Direction, Entry, Hear, Later, PageLimit, Result, Store, StoreError};
+use super::{Batch, Direction, Entry, Hear, Later, LeftMarks, Mark, PageLimit, Result, Store, StoreError};
 use crate::clock::Clock;
 
 /// What the nodes share.
@@ -25,7 +25,23 @@ pub struct Cluster {
     refuses_async_threads: AtomicBool,
     reads: Gate,
     lease_calls: Gate,
+    /// The marks of each node, by its number.
+    marks: Mutex<Vec<Left>>,
 }
+
+/// The marks of a node.
+#[derive(Default)]
+struct Left {
+    /// Databases and their last sequences.
+    marks: HashMap<u64, u64>,
+    /// When the node has committed last, or they were taken, by the clock of the store.
+    used: Duration,
+    /// How many marks the node has made.
+    number: i64,
+}
+
+/// Marks that are not announced for so long are left.
+const LEFT: Duration = Duration::from_secs(20);
 
 /// What happens to the calls of one function.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -75,6 +91,7 @@ struct Listener(RwLock<Option<Hear>>);
 pub struct Node {
     cluster: Arc<Cluster>,
     own: Arc<Listener>,
+    number: usize,
 }
 
 impl Cluster {
@@ -90,6 +107,7 @@ impl Cluster {
             refuses_async_threads: AtomicBool::new(false),
             reads: Gate::default(),
             lease_calls: Gate::default(),
+            marks: Mutex::default(),
         })
     }
 
@@ -97,7 +115,9 @@ impl Cluster {
     pub fn node(self: &Arc<Self>) -> Arc<dyn Store> {
         let own = Arc::new(Listener::default());
         self.nodes.write().push(own.clone());
-        Arc::new(Node { cluster: self.clone(), own })
+        let mut marks = self.marks.lock();
+        marks.push(Left::default());
+        Arc::new(Node { cluster: self.clone(), own, number: marks.len() - 1 })
     }
 
     /// Adds two nodes.
@@ -178,7 +198,7 @@ impl Cluster {
 impl Node {
     /// Begins a call, as a store over a network does.
     fn on_a_thread<T: Send + 'static>(&self, call: impl FnOnce(&Node) -> Result<T> + Send + 'static) -> Later<T> {
-        let node = Node { cluster: self.cluster.clone(), own: self.own.clone() };
+        let node = Node { cluster: self.cluster.clone(), own: self.own.clone(), number: self.number };
         let called = tokio::task::spawn_blocking(move || call(&node));
         Box::pin(
             async move { called.await.unwrap_or_else(|_| Err(StoreError::Down("a call has panicked".to_owned()))) },
@@ -200,7 +220,16 @@ impl Store for Node {
 
     fn commit(&self, batch: Batch) -> Result<()> {
         self.cluster.check_thread();
-        self.cluster.entries.commit(batch)
+        let mark = batch.mark;
+        let mut all = self.cluster.marks.lock();
+        self.cluster.entries.commit(batch)?;
+        if let Some(mark) = mark {
+            let own = &mut all[self.number];
+            own.marks.insert(mark.database, mark.sequence);
+            own.used = self.cluster.clock.since_epoch();
+            own.number += 1;
+        }
+        Ok(())
     }
 
     fn begin_get_each(&self, keys: Vec<Vec<u8>>) -> Later<Vec<Result<Option<Vec<u8>>>>> {
@@ -241,6 +270,39 @@ impl Store for Node {
         }
         leases.insert(name.to_owned(), (owner.to_owned(), now + ttl));
         Ok(true)
+    }
+
+    fn announced(&self, marks: &[Mark]) {
+        let own = &mut self.cluster.marks.lock()[self.number].marks;
+        own.retain(|database, sequence| {
+            !marks.iter().any(|mark| mark.database == *database && mark.sequence >= *sequence)
+        });
+    }
+
+    fn left_marks(&self) -> Result<LeftMarks> {
+        self.cluster.check_thread();
+        let now = self.cluster.clock.since_epoch();
+        let mut left = LeftMarks::default();
+        for (node, marks) in self.cluster.marks.lock().iter_mut().enumerate() {
+            if !marks.marks.is_empty() && marks.used + LEFT < now {
+                marks.used = now;
+                left.databases.extend(marks.marks.keys());
+                left.places.push((node as i64, marks.number));
+            }
+        }
+        Ok(left)
+    }
+
+    fn settle_marks(&self, left: LeftMarks) -> Result<()> {
+        self.cluster.check_thread();
+        let mut all = self.cluster.marks.lock();
+        for (node, number) in left.places {
+            let marks = &mut all[node as usize];
+            if marks.number == number {
+                marks.marks.clear();
+            }
+        }
+        Ok(())
     }
 
     fn epoch(&self) -> Result<u64> {

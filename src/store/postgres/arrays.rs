@@ -25,6 +25,8 @@ pub(super) struct Encoded {
     /// Expected values; `None`: absent.
     pub expect: Vec<Row>,
     pub writes: Vec<Write>,
+    /// The database that the batch changes, and its last sequence, if `_db_updates` is to name it.
+    pub mark: Option<(i64, u64)>,
     pub bytes: usize,
 }
 
@@ -74,13 +76,15 @@ pub(super) struct Arrays {
     new: Columns,
     puts: Columns,
     deletes: Columns,
+    /// The batches' marks: batch, database, sequence. Not a parameter: the slot has more of them.
+    pub marks: Vec<(i32, i64, u64)>,
 }
 
 /// One of the lists.
 type List = fn(&mut Arrays) -> &mut Columns;
 
-/// How many parameters `commit` has: the slot and its number, and the columns of the five lists.
-const PARAMETERS: usize = 2 + 5 + 4 + 4 + 4 + 3;
+/// How many parameters `commit` has: the slot and its number, the columns of the five lists, and the marks.
+const PARAMETERS: usize = 2 + 5 + 4 + 4 + 4 + 3 + 1;
 
 /// The placeholders of all parameters.
 pub(super) fn placeholders() -> String {
@@ -92,8 +96,10 @@ impl Arrays {
         let (mut moves, mut expect, mut new, mut puts, mut deletes) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let all_move = batches.iter().all(|batch| batch.moves().is_some());
+        let mut marks = Vec::new();
         for (at, mut batch) in batches.into_iter().enumerate() {
             let number = at as i32;
+            marks.extend(batch.mark.map(|(database, sequence)| (number, database, sequence)));
             // A row that must be absent is locked by inserting it, so it cannot be inserted again as new.
             let may_be_new = batch.moves().is_some();
             let moved = if all_move { batch.take_move() } else { None };
@@ -111,7 +117,7 @@ impl Arrays {
         moves.sort_unstable_by(|(_, (left, _), _), (_, (right, _), _)| left.cmp(right));
         let (moves, moved) = moves.into_iter().map(|(number, row, value)| ((number, row), value)).unzip();
         let [expect, new, puts, deletes] = [expect, new, puts, deletes].map(Columns::sorted);
-        Arrays { moves: Columns::of(moves), moved, expect, new, puts, deletes }
+        Arrays { moves: Columns::of(moves), moved, expect, new, puts, deletes, marks }
     }
 
     /// Whether keys are written as new.
@@ -143,11 +149,12 @@ impl Arrays {
         for (list, of) in lists {
             list.rows().for_each(|(batch, row)| of(&mut each[batch as usize]).push(batch, row));
         }
+        self.marks.into_iter().for_each(|mark| each[mark.0 as usize].marks.push(mark));
         each
     }
 
-    /// The values of all parameters.
-    pub fn values<'a>(&'a self, slot: &'a i64, number: &'a i64) -> Vec<&'a (dyn ToSql + Sync)> {
+    /// The values of all parameters. `marks`: those of the slot.
+    pub fn values<'a>(&'a self, slot: &'a i64, number: &'a i64, marks: &'a Vec<i64>) -> Vec<&'a (dyn ToSql + Sync)> {
         let mut values: Vec<&(dyn ToSql + Sync)> = vec![slot, number];
         let mut add = |columns: &'a Columns, values_of: &[&'a (dyn ToSql + Sync)]| {
             values.extend([&columns.batch as &(dyn ToSql + Sync), &columns.number, &columns.rest]);
@@ -158,6 +165,7 @@ impl Arrays {
         add(&self.new, &[&self.new.value]);
         add(&self.puts, &[&self.puts.value]);
         add(&self.deletes, &[]);
+        values.push(marks);
         values
     }
 }
@@ -211,13 +219,14 @@ mod tests {
             ((*number, rest.as_bytes().to_vec()), value.map(|value| value.as_bytes().to_vec()))
         };
         let write = |write| Write { row: row(write), is_new: write.1 == new };
-        Encoded { expect: expect.iter().map(row).collect(), writes: writes.iter().map(write).collect(), bytes: 0 }
+        let (expect, writes) = (expect.iter().map(row).collect(), writes.iter().map(write).collect());
+        Encoded { expect, writes, mark: None, bytes: 0 }
     }
 
     /// A write of a document.
     fn document(number: i64) -> Encoded {
         let writes = [(number, "i", Some("2")), (number, "q1", Some("x")), (number, "q0", None)];
-        batch(&[(number, "i", Some("1"))], &writes, "q1")
+        Encoded { mark: Some((number, 1)), ..batch(&[(number, "i", Some("1"))], &writes, "q1") }
     }
 
     fn listed(columns: &Columns) -> Vec<(i32, i64, &str)> {
@@ -265,6 +274,7 @@ mod tests {
                 |own| &mut own.deletes,
             ];
             let [mut all, mut parts] = [Vec::new(), Vec::new()];
+            let mut marks = Vec::new();
             let of = |own: &mut Arrays, at: usize| {
                 let columns = lists[at](own);
                 let rows =
@@ -280,7 +290,10 @@ mod tests {
                     parts.extend(rows);
                 }
                 assert_eq!(part.moved.len(), part.moves.batch.len());
+                assert!(part.marks.iter().all(|(own, ..)| *own == batch as i32));
+                marks.extend(part.marks);
             }
+            assert_eq!(marks, [(0, 9, 1), (count as i32 - 1, 5, 1)]);
             all.sort_unstable();
             parts.sort_unstable();
             assert_eq!(all, parts);

@@ -14,7 +14,7 @@
 //! clients are soon in a few groups of equal size, which take turns.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
@@ -25,9 +25,10 @@ use super::arrays::{Arrays, Encoded, placeholders};
 use super::connections::{Connections, SILENT};
 use super::encode::Place;
 use super::errors::Fate;
+use super::marks::{self, AllMarks};
 use super::runtime::Answer;
-use super::slot::{Slot, Told};
-use crate::store::{Result, StoreError};
+use super::slot::{self, Slot, Told};
+use crate::store::{Mark, Result, StoreError};
 
 /// A group takes batches until it has this many...
 const BATCHES: usize = 64;
@@ -48,6 +49,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How often a commit tries again to get a connection. That is enough after connections were cut; while the server is
 /// away, the client soon gets an error.
 const CONNECTS: u32 = 3;
+
+/// The most slots that wait until their marks are announced.
+const FULL: usize = 50;
 
 /// The error of commits whose task ended without an outcome, because it panicked or the threads have ended.
 const UNKNOWN: &str = "PostgreSQL: it is unknown whether a commit took effect: its task has ended";
@@ -77,23 +81,61 @@ struct State {
     under_way: usize,
     /// Slots that no transaction uses.
     slots: Vec<Slot>,
+    /// Slots that are not used until their marks are announced.
+    full: Vec<Slot>,
 }
 
 pub(super) struct Commits {
     connections: Connections,
     handle: Handle,
     state: Mutex<State>,
+    marks: AllMarks,
     /// The most transactions at a time.
     most: usize,
     sql: String,
 }
 
 impl Commits {
-    pub fn new(connections: Connections, handle: Handle) -> Arc<Commits> {
+    pub fn new(connections: Connections, handle: &Handle) -> Arc<Commits> {
         let sql = format!("select {}.commit({})", connections.address.schema, placeholders());
         // Half of the connections stay for reads.
         let most = (connections.size() / 2).clamp(1, 8);
-        Arc::new(Commits { connections, handle, state: Mutex::default(), most, sql })
+        let (state, marks) = (Mutex::default(), AllMarks::default());
+        let commits = Arc::new(Commits { connections, handle: handle.clone(), state, marks, most, sql });
+        handle.spawn(empty_idle_slots(Arc::downgrade(&commits)));
+        commits
+    }
+
+    /// Forgets marks of this node.
+    pub fn announced(&self, marks: &[Mark]) {
+        self.marks.announced(marks);
+    }
+
+    /// Empties the rows of slots that have not been used for a while, and whose marks are announced.
+    async fn empty_idle_slots(&self) {
+        let (mut idle, full) = {
+            let mut state = self.state.lock();
+            let ends = |slot: &mut Slot| slot.is_marked && slot.marks.is_empty() && slot.used.elapsed() >= marks::IDLE;
+            let idle: Vec<Slot> = state.slots.extract_if(.., ends).collect();
+            let full: Vec<Slot> = state.full.extract_if(.., |slot| slot.marks.is_empty()).collect();
+            (idle, full)
+        };
+        idle.extend(full);
+        if idle.is_empty() {
+            return;
+        }
+        if let Err(error) = slot::empty(&self.connections, &mut idle).await {
+            tracing::debug!("the marks of idle slots could not be removed: {error}");
+        }
+        // Other slots may have been made meanwhile.
+        let mut state = self.state.lock();
+        for slot in idle {
+            match slot.is_marked {
+                true => state.full.push(slot),
+                false if state.slots.len() < self.most => state.slots.push(slot),
+                false => {}
+            }
+        }
     }
 
     /// Commits a batch, together with others. `answer` gets the result.
@@ -141,14 +183,25 @@ impl Commits {
         goes_on
     }
 
-    async fn send(&self, slot: &Slot, arrays: &Arrays) -> std::result::Result<Vec<i32>, Sent> {
+    async fn send(&self, slot: &mut Slot, arrays: &Arrays) -> std::result::Result<Vec<i32>, Sent> {
         let client = self.connections.get().await.map_err(Sent::Not)?;
+        // The server has been replaced.
+        if self.connections.hosts.timeline() != slot.timeline {
+            return Err(Sent::Elsewhere);
+        }
+        let marks = slot.marks.with(&arrays.marks);
         let result = async {
             let statement = client.prepare_cached(&self.sql).await?;
-            client.query_one(&statement, &arrays.values(&slot.id, &slot.number)).await
+            client.query_one(&statement, &arrays.values(&slot.id, &slot.number, &marks)).await
         };
         match self.connections.guarded(&client, result).await {
-            Some(Ok(row)) => Ok(row.get(0)),
+            Some(Ok(row)) => {
+                let failed: Vec<i32> = row.get(0);
+                slot.marks.add(&arrays.marks, &failed);
+                slot.is_marked = !marks.is_empty();
+                slot.used = Instant::now();
+                Ok(failed)
+            }
             Some(Err(error)) => Err(Sent::Failed(error)),
             None => Err(Sent::Silent),
         }
@@ -172,6 +225,14 @@ impl Commits {
                 }
             }
         }
+    }
+}
+
+async fn empty_idle_slots(commits: Weak<Commits>) {
+    loop {
+        tokio::time::sleep(marks::IDLE).await;
+        let Some(commits) = commits.upgrade() else { return };
+        commits.empty_idle_slots().await;
     }
 }
 
@@ -219,7 +280,14 @@ impl Turn {
         let mut state = self.commits.state.lock();
         state.running -= 1;
         state.under_way -= if self.is_slow { 0 } else { members.len() };
-        state.slots.extend(slot);
+        match slot {
+            Some(slot) if slot.marks.are_many() => state.full.push(slot),
+            slot => state.slots.extend(slot),
+        }
+        if state.full.len() > FULL {
+            // Their rows are left to other nodes.
+            state.full.drain(..FULL / 2);
+        }
         for (member, outcome) in members.iter().zip(&outcomes) {
             for number in &member.databases {
                 state.busy.remove(number);
@@ -278,20 +346,24 @@ impl Turn {
             let mut own = match slot.take() {
                 Some(slot) => slot,
                 None => match Slot::make(&self.commits.connections).await {
-                    Ok(slot) => slot,
+                    Ok(slot) => {
+                        self.commits.marks.add(&slot.marks);
+                        slot
+                    }
                     // Nothing has been sent yet.
                     Err(StoreError::Down(_)) if self.commits.goes_on(&mut left).await => continue,
                     Err(error) => return (Err(self.without_server(error)), None),
                 },
             };
             own.number += 1;
-            let error = match self.commits.send(&own, arrays).await {
+            let error = match self.commits.send(&mut own, arrays).await {
                 Ok(failed) => return (Ok(failed), Some(own)),
                 Err(Sent::Not(StoreError::Down(_))) if self.commits.goes_on(&mut left).await => {
                     slot = Some(own);
                     continue;
                 }
                 Err(Sent::Not(error)) => return (Err(self.without_server(error)), Some(own)),
+                Err(Sent::Elsewhere) => continue,
                 Err(Sent::Failed(error)) => Some(error),
                 Err(Sent::Silent) => None,
             };
@@ -374,6 +446,8 @@ fn answer_of(at: usize, outcome: &std::result::Result<Vec<i32>, Refused>, is_lon
 enum Sent {
     /// It was not sent.
     Not(StoreError),
+    /// It was not sent: the slot belongs to another timeline of the server.
+    Elsewhere,
     Failed(tokio_postgres::Error),
     /// The server has not answered.
     Silent,

@@ -7,6 +7,7 @@
 //!   commit            commits.rs   combines the waiting batches into one transaction: one call of the function
 //!                                  `commit` of schema.rs, which tests all expectations in the server
 //!                     slot.rs      finds out the outcome of a commit whose connection was lost
+//!                     marks.rs     keeps in the slot which databases have no event in `_db_updates` yet
 //!   all calls         hosts.rs     which host takes writes;  supervision.rs  gives up a server that is silent or was replaced
 //!   tell, listen      notices.rs   one connection that listens, one message for many commits
 //!   blobs             blobs.rs     attachments in pieces of 256 KiB
@@ -25,6 +26,7 @@ mod errors;
 mod hosts;
 mod leases;
 mod lookups;
+mod marks;
 mod measured_size;
 mod notices;
 mod open;

@@ -1,14 +1,22 @@
 //! The tables and functions in the database, and their versions.
 
+use std::time::Duration;
+
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error};
 
 use super::address::Schema;
 
 /// The version of the tables that this build makes and uses.
-pub(super) const VERSION: i32 = 3;
+pub(super) const VERSION: i32 = 4;
 /// The number of the advisory lock that a node holds while it makes tables.
 const LOCK: i64 = 0x7365_7474_6565;
+
+/// How long an upgrade waits for the lock of a table, during which the commits of other nodes wait, and then lets them go
+/// on...
+const ALTERS: Duration = Duration::from_secs(1);
+/// ...before it tries again, this many times in all.
+const ATTEMPTS: u32 = 10;
 
 /// Why the tables cannot be used.
 #[derive(Debug)]
@@ -38,7 +46,19 @@ pub(super) async fn settle(client: &mut Client, schema: &Schema) -> Result<(), R
     if version(client, schema).await? == Some(VERSION) {
         return Ok(());
     }
-    match make(client, schema).await {
+    let mut attempts = 0;
+    let made = loop {
+        attempts += 1;
+        match make(client, schema).await {
+            Err(Refused::Failed(error))
+                if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) && attempts < ATTEMPTS =>
+            {
+                tokio::time::sleep(ALTERS).await;
+            }
+            made => break made,
+        }
+    };
+    match made {
         Err(Refused::Failed(error)) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
             Err(Refused::NoRight(rights(client, schema).await?))
         }
@@ -92,8 +112,14 @@ async fn make(client: &mut Client, schema: &Schema) -> Result<(), Refused> {
         under_way.batch_execute(&tables(schema)).await?;
         under_way.batch_execute(&functions(schema)).await?;
     }
-    // Version 3. Nodes of version 1 that still run go on with their own `commit`, which has fewer parameters; those of
-    // version 2 call this one.
+    // Version 4. Nodes of older versions that still run go on with their own `commit`, which has fewer parameters and leaves
+    // no marks.
+    if found.is_some() {
+        // Whoever reads the table for long, such as pg_dump, would hold up this statement, and it the commits.
+        under_way.batch_execute(&format!("set local lock_timeout = {}", ALTERS.as_millis())).await?;
+        let column = "marks int8[] not null default '{}'";
+        under_way.batch_execute(&format!("alter table {schema}.slots add column if not exists {column}")).await?;
+    }
     under_way.batch_execute(&commit(schema)).await?;
     under_way.execute(&format!("update {schema}.meta set version = $1"), &[&VERSION]).await?;
     under_way.commit().await?;
@@ -132,9 +158,11 @@ create table {schema}.kv (db int8 not null, k bytea not null, v bytea not null, 
 -- What is large is compressed or encrypted already.
 alter table {schema}.kv alter column v set storage external;
 
--- One row for each commit that a node can have under way: which one was the last that took effect.
+-- One row for each commit that a node can have under way: which one was the last that took effect, and which databases
+-- its commits have changed that `_db_updates` may not name yet.
 create table {schema}.slots (id int8 primary key, number int8 not null default 0, failed int4[] not null default '{{}}',
-  fenced bool not null default false, used timestamptz not null default now()) with (fillfactor = 50);
+  fenced bool not null default false, used timestamptz not null default now(), marks int8[] not null default '{{}}')
+  with (fillfactor = 50);
 
 create table {schema}.leases (name text primary key, owner text not null, until timestamptz not null);
 
@@ -152,14 +180,15 @@ alter table {schema}.pieces alter column data set storage external;
 /// - moves (batch, key, value before, value after); with moves, there are no expectations;
 /// - expectations (batch, key, value; null: absent);
 /// - new rows (batch, key, value), which are absent if the expectations hold;
-/// - puts (batch, key, value) and deletes (batch, key).
+/// - puts (batch, key, value) and deletes (batch, key);
+/// - the marks that the slot has from now on.
 ///
 /// It returns the batches of which an expectation did not hold; the others are written.
 ///
 /// Rows are searched one by one, and never by a join of the arrays with the table: PostgreSQL may keep the plan that it made
 /// while the table was small, and the best plan for such a join then reads the whole table. So the plans can be kept
 /// ([`settings`](super::connections::settings)); to plan these statements takes longer than to execute them for a few rows.
-fn commit(schema: &Schema) -> String {
+pub(super) fn commit(schema: &Schema) -> String {
     format!(
         "
 create or replace function {schema}.commit(p_slot int8, p_number int8,
@@ -167,7 +196,7 @@ create or replace function {schema}.commit(p_slot int8, p_number int8,
     p_eb int4[], p_edb int8[], p_ek bytea[], p_ev bytea[],
     p_nb int4[], p_ndb int8[], p_nk bytea[], p_nv bytea[],
     p_wb int4[], p_wdb int8[], p_wk bytea[], p_wv bytea[],
-    p_db int4[], p_ddb int8[], p_dk bytea[]) returns int4[] language plpgsql as $$
+    p_db int4[], p_ddb int8[], p_dk bytea[], p_marks int8[]) returns int4[] language plpgsql as $$
 declare
   v_move record;
   v_guard record;
@@ -229,7 +258,8 @@ begin
       delete from {schema}.kv kv where kv.db = v_gone.db and kv.k = v_gone.k;
     end loop;
   end if;
-  update {schema}.slots set number = p_number, failed = v_failed, used = now() where id = p_slot and not fenced;
+  update {schema}.slots set number = p_number, failed = v_failed, used = now(), marks = p_marks
+    where id = p_slot and not fenced;
   if not found then
     raise exception 'the slot of this commit is gone' using errcode = 'SE001';
   end if;

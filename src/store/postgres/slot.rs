@@ -5,21 +5,32 @@
 //! connection: it waits for a transaction that has locked the row, and a later transaction finds the slot fenced and is
 //! rolled back. The row then holds the final outcome, whatever the lost connection still does.
 
+use std::time::Instant;
+
 use tokio_postgres::error::SqlState;
 
-use super::connections::{Connections, silent};
+use super::connections::{Connections, failed_call, silent};
 use super::errors::Fate;
+use super::marks::Marks;
 use crate::store::{Result, StoreError};
 
 /// The error of `commit` if its slot is fenced or gone: nothing was written.
 const GONE: &str = "SE001";
 
 /// A row of `slots`.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Slot {
     pub id: i64,
     /// The number of the last commit that was sent.
     pub number: i64,
+    /// The timeline of the server on which the row was made.
+    pub timeline: u64,
+    /// The changes of its commits that are not announced yet.
+    pub marks: Marks,
+    /// Whether the row may have marks.
+    pub is_marked: bool,
+    /// When its last commit has ended.
+    pub used: Instant,
 }
 
 /// What a fenced slot says about its last commit.
@@ -36,9 +47,12 @@ impl Slot {
     pub async fn make(connections: &Connections) -> Result<Slot> {
         let id = random();
         let client = connections.get().await?;
+        let timeline = connections.hosts.timeline();
         let sql = format!("insert into {}.slots (id) values ($1)", connections.address.schema);
         match connections.guarded(&client, client.execute(&sql, &[&id])).await {
-            Some(Ok(_)) => Ok(Slot { id, number: 0 }),
+            Some(Ok(_)) => {
+                Ok(Slot { id, number: 0, timeline, marks: Marks::default(), is_marked: false, used: Instant::now() })
+            }
             None => Err(silent()),
             Some(Err(error)) => {
                 connections.forget();
@@ -75,6 +89,22 @@ impl Slot {
     }
 }
 
+/// Removes the marks from the rows of `slots`, which nobody uses meanwhile, and which hold none any more.
+pub(super) async fn empty(connections: &Connections, slots: &mut Vec<Slot>) -> Result<()> {
+    let client = connections.get().await?;
+    let timeline = connections.hosts.timeline();
+    slots.retain(|slot| slot.timeline == timeline);
+    let ids: Vec<i64> = slots.iter().map(|slot| slot.id).collect();
+    let sql = format!("update {}.slots set marks = '{{}}' where id = any($1)", connections.address.schema);
+    match connections.guarded(&client, client.execute(&sql, &[&ids])).await {
+        Some(Ok(_)) => {
+            slots.iter_mut().for_each(|slot| slot.is_marked = false);
+            Ok(())
+        }
+        ended => Err(failed_call(ended)),
+    }
+}
+
 /// A random positive number.
 pub(super) fn random() -> i64 {
     let mut bytes = [0; 8];
@@ -82,8 +112,10 @@ pub(super) fn random() -> i64 {
     i64::from_le_bytes(bytes) & i64::MAX
 }
 
-/// Removes the slots of nodes that ended long ago. A node that was idle for as long gets a new slot.
+/// Removes the slots of nodes that ended long ago, and whose marks were settled. A node that was idle for as long gets a
+/// new slot.
 pub(super) async fn sweep(connections: &Connections) -> Result<()> {
-    let sql = format!("delete from {}.slots where used < now() - interval '1 day'", connections.address.schema);
+    let slots = format!("{}.slots", connections.address.schema);
+    let sql = format!("delete from {slots} where used < now() - interval '1 day' and marks = '{{}}'");
     connections.rows(&sql, Vec::new()).await.map(drop)
 }

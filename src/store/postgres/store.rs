@@ -9,6 +9,7 @@ use super::commits::Commits;
 use super::connections::Connections;
 use super::encode::place;
 use super::leases::{Turns, lease};
+use super::marks;
 use super::measured_size::MeasuredSize;
 use super::notices::Notices;
 use super::reads::Reads;
@@ -16,7 +17,7 @@ use super::runtime::{Answer, Threads, received};
 use crate::store::embedded::frame::Frames;
 use crate::store::range::KeyRange;
 use crate::store::reserved_keys::check_key;
-use crate::store::{Batch, Direction, Entry, Hear, Later, PageLimit, Result, Store, StoreError};
+use crate::store::{Batch, Direction, Entry, Hear, Later, LeftMarks, Mark, PageLimit, Result, Store, StoreError};
 
 /// The ordered map in a database.
 pub(super) struct PostgresStore {
@@ -36,7 +37,7 @@ impl PostgresStore {
     pub fn new(connections: Connections, threads: Arc<Threads>, frames: Frames, sealed: bool) -> PostgresStore {
         PostgresStore {
             reads: Reads::new(connections.clone(), frames.clone(), sealed),
-            commits: Commits::new(connections.clone(), threads.handle().clone()),
+            commits: Commits::new(connections.clone(), threads.handle()),
             notices: OnceLock::new(),
             turns: Turns::new(connections.clone()),
             size: MeasuredSize::default(),
@@ -84,7 +85,8 @@ impl PostgresStore {
             .map(|(key, value)| Write { is_new: batch.new.contains(&key), row: (place(&key), sealed(&key, value)) })
             .collect();
         let expect = expect.into_iter().map(|(key, value)| (place(&key), value)).collect();
-        Ok(Encoded { expect, writes, bytes })
+        let mark = batch.mark.map(|mark| (mark.database as i64, mark.sequence));
+        Ok(Encoded { expect, writes, mark, bytes })
     }
 }
 
@@ -163,6 +165,18 @@ impl Store for PostgresStore {
 
     fn turn(&self, db: u64) -> Option<Box<dyn Send>> {
         self.turns.take(&self.threads, db)
+    }
+
+    fn announced(&self, marks: &[Mark]) {
+        self.commits.announced(marks);
+    }
+
+    fn left_marks(&self) -> Result<LeftMarks> {
+        self.threads.wait(marks::take(self.connections.clone()))
+    }
+
+    fn settle_marks(&self, left: LeftMarks) -> Result<()> {
+        self.threads.wait(marks::settle(self.connections.clone(), left))
     }
 
     fn epoch(&self) -> Result<u64> {

@@ -1,6 +1,7 @@
 //! The store on a real PostgreSQL. Each test runs a server of its own.
 
 mod lost_tasks;
+mod marks;
 
 use std::io::Read;
 use std::ops::Bound;
@@ -269,7 +270,7 @@ fn an_older_settee_refuses_newer_tables_and_a_role_without_rights_gets_the_sql()
     server
         .sql("drop function owned.commit; update owned.meta set version = 1; revoke create on schema owned from poor");
     let said = open(address(), &Options::default()).err().unwrap().to_string();
-    assert!(said.contains("no tables of version 3, and this role may not make or upgrade them"), "{said}");
+    assert!(said.contains("no tables of version 4, and this role may not make or upgrade them"), "{said}");
     let sql = said.lines().find(|line| line.contains("GRANT USAGE, CREATE")).unwrap_or_else(|| panic!("{said}"));
     server.sql(sql);
     open(address(), &Options::default()).unwrap();
