@@ -112,6 +112,25 @@ describe('several nodes on one PostgreSQL', () => {
     assert.equal(new Set(seen).size, 1, 'one order of changes');
   });
 
+  it('that are killed leave no event out of _db_updates', async () => {
+    const node = new Api({ schema: first.server.schema });
+    await node.start();
+    try {
+      const [before, written] = [await node.db(), await node.db()];
+      const { last_seq: since } = await first.ok('GET /_db_updates');
+      const updated = async () => (await first.ok(`GET /_db_updates?since=${since}`)).results.filter(({ type }) => type === 'updated').map(({ db_name: name }) => name);
+      // The next event is written a quarter of a second after this one.
+      await node.ok(`PUT /${before}/a`, { body: {} });
+      await until('the first event', async () => (await updated()).includes(before));
+      await node.ok(`PUT /${written}/a`, { body: {} });
+      await node.server.kill();
+      await until('the event of the killed node', async () => (await updated()).includes(written), 60);
+    } finally {
+      await node.stop();
+      node.server.remove();
+    }
+  });
+
   it('close the store of their indexes when they stop', async () => {
     const node = new Api({ schema: first.server.schema });
     await node.start();

@@ -5,6 +5,7 @@
 //! number.
 
 mod event_writer;
+mod lost_events;
 mod naming;
 
 use std::collections::HashMap;
@@ -188,7 +189,7 @@ impl Databases {
 
     fn enter(&self, name: &str, record: NameRecord) -> Result<Arc<Database>> {
         let events = self.events.clone();
-        let on_commit = Box::new(move |name: &str| events.touch(name));
+        let on_commit = Box::new(move |name: &str, mark| events.touch(name, mark));
         let database = Arc::new(Database::open(
             name,
             record,

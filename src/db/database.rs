@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::hex::hex;
 use crate::store::blob::blobs::Blobs;
-use crate::store::{Entry, Store, keyspace};
+use crate::store::{Entry, Mark, Store, keyspace};
 
 /// What watchers of a database receive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,8 +56,11 @@ pub struct Database {
     designs: Mutex<Designs>,
     pub(super) recent: RecentChanges,
     /// Called after every commit that takes a sequence: the catalog collects the names for `_db_updates`.
-    on_commit: Box<dyn Fn(&str) + Send + Sync>,
+    on_commit: OnCommit,
 }
+
+/// Gets the name of a database, and what a commit has changed.
+pub(super) type OnCommit = Box<dyn Fn(&str, Mark) + Send + Sync>;
 
 /// The counters in memory.
 struct Counters {
@@ -96,7 +99,7 @@ impl Database {
         blobs: Arc<dyn Blobs>,
         clock: Clock,
         shared: Arc<Shared>,
-        on_commit: Box<dyn Fn(&str) + Send + Sync>,
+        on_commit: OnCommit,
     ) -> Result<Database> {
         let number = record.number;
         let heard = Mutex::new(Heard { at: Instant::now(), contended_until: None });
@@ -307,7 +310,7 @@ impl Database {
         // On a shared store, a request may have learned these counters already, or later ones.
         self.publish(info, epoch);
         if sequence != before {
-            (self.on_commit)(&self.name);
+            (self.on_commit)(&self.name, Mark { database: self.number, sequence });
         }
         if self.store.is_shared() {
             self.store.tell(&[self.number]);

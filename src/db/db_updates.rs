@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::store::{self, Batch, Direction, PageLimit, Store, keyspace};
+use crate::store::{self, Batch, Direction, Mark, PageLimit, Store, keyspace};
 
 /// The kind of an event in `_db_updates`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -39,10 +39,13 @@ pub struct DbEvent {
     pub kind: DbEventKind,
 }
 
+/// Databases without an event for their last changes, by their numbers: names and last sequences.
+pub(crate) type Dirty = HashMap<u64, (String, u64)>;
+
 /// The `_db_updates` feed, which contains only the last event of each (kind, name).
 pub(crate) struct Events {
-    /// Names of the databases written since the last flush; may contain duplicates.
-    pub(crate) dirty: Mutex<Vec<String>>,
+    /// The databases written since the last flush, by their numbers: their names, and their last sequences.
+    pub(crate) dirty: Mutex<Dirty>,
     pub(crate) state: Mutex<EventState>,
     /// The sequence of the last committed event.
     pub(crate) moved: watch::Sender<u64>,
@@ -108,17 +111,20 @@ impl Events {
         }
     }
 
-    pub(crate) fn touch(&self, name: &str) {
+    /// Notes that a database was written.
+    pub(crate) fn touch(&self, name: &str, mark: Mark) {
         let mut dirty = self.dirty.lock();
-        if dirty.last().is_none_or(|last| last != name) {
-            dirty.push(name.to_owned());
-        }
-        if dirty.len() >= 10_000 {
-            dirty.sort_unstable();
-            dirty.dedup();
-        }
+        let (_, last) = dirty.entry(mark.database).or_insert_with(|| (name.to_owned(), 0));
+        *last = mark.sequence.max(*last);
         drop(dirty);
         self.wake.notify_one();
+    }
+
+    /// Notes again what could not be written.
+    pub(crate) fn touch_again(&self, dirty: Dirty) {
+        for (database, (name, sequence)) in dirty {
+            self.touch(&name, Mark { database, sequence });
+        }
     }
 
     /// Adds the row of an event to a batch, and removes the committed row of the same kind and name. The

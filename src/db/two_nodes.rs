@@ -480,6 +480,44 @@ async fn events_of_both_nodes_have_one_order_and_wake_the_feeds_of_both() {
 }
 
 #[tokio::test]
+async fn events_that_a_node_has_left_out_are_written_by_another_one() {
+    let clock = Clock::fixed(Duration::from_secs(1000));
+    let cluster = Cluster::new(clock.clone());
+    let blobs = Arc::new(MemoryBlobs::new());
+    let [one, two] = [(); 2].map(|()| Databases::open(cluster.node(), blobs.clone(), Clock::system()).unwrap());
+    for name in ["announced", "left", "deleted", "again"] {
+        let here = one.create(name, CreateOptions::default(), None).unwrap();
+        put(&here, "a", None, "{}").await.unwrap();
+        if name == "announced" {
+            one.flush_updates().unwrap();
+        }
+    }
+    // Nobody opens them here.
+    two.delete("deleted").unwrap();
+    two.delete("again").unwrap();
+    two.create("again", CreateOptions::default(), None).unwrap();
+    let updated = || -> Vec<String> {
+        let all = events(&two).into_iter();
+        all.filter(|(.., kind)| *kind == DbEventKind::Updated).map(|(_, name, _)| name).collect()
+    };
+    assert_eq!(two.write_left_updates(), Ok(0), "the node may live");
+    assert_eq!(updated(), ["announced"]);
+    clock.advance(Duration::from_secs(30));
+    let heard = two.watch_events();
+    assert_eq!(two.write_left_updates(), Ok(1));
+    assert!(heard.has_changed().unwrap());
+    assert_eq!(updated(), ["announced", "left"]);
+    clock.advance(Duration::from_secs(30));
+    assert_eq!(two.write_left_updates(), Ok(0));
+    // The node was only frozen, and goes on. It writes events for names.
+    put(&one.get("left").unwrap(), "b", None, "{}").await.unwrap();
+    one.flush_updates().unwrap();
+    assert_eq!(updated(), ["announced", "again", "left"]);
+    clock.advance(Duration::from_secs(30));
+    assert_eq!(two.write_left_updates(), Ok(0));
+}
+
+#[tokio::test]
 async fn no_update_event_follows_the_deletion_by_the_other_node() {
     let (_, one, two) = cluster();
     one.create("db", CreateOptions::default(), None).unwrap();

@@ -38,6 +38,7 @@ const REMOVAL_ROUND: Duration = Duration::from_secs(10);
 pub fn start_jobs(app: &Arc<App>) {
     run(app, app.databases.clone().follow_nodes());
     run(app, app.databases.clone().record_updates());
+    run(app, app.databases.clone().recover_updates());
     tell_of_this_node(app);
     run_on_one_node(app, "per_user_databases", per_user_database::run);
     run(app, feed_wakes::follow(app.wakes.clone(), app.databases.clone(), app.accounts.clone()));

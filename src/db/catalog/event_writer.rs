@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Databases;
 use crate::db::db_updates::DbEventKind;
 use crate::error::Result;
-use crate::store::{self, Batch, Durability, StoreError, keyspace};
+use crate::store::{self, Batch, Durability, Mark, StoreError, keyspace};
 
 /// The pause between two writes of `updated` rows.
 const FLUSH_PAUSE: Duration = Duration::from_millis(250);
@@ -37,18 +37,21 @@ impl Databases {
     /// Writes an `updated` row for each database written since the last call. After a failure, the next call
     /// writes them.
     pub(in crate::db) fn flush_updates(&self) -> Result<()> {
-        let mut names = std::mem::take(&mut *self.events.dirty.lock());
+        let dirty = std::mem::take(&mut *self.events.dirty.lock());
+        let mut names: Vec<String> = dirty.values().map(|(name, _)| name.clone()).collect();
         names.sort_unstable();
         names.dedup();
-        let flushed = self.write_updates(&names);
-        if flushed.is_err() {
-            self.events.dirty.lock().extend(names);
-            self.events.wake.notify_one();
+        if let Err(error) = self.write_updates(&names) {
+            self.events.touch_again(dirty);
+            return Err(error);
         }
-        flushed
+        let mark = |(database, (_, sequence))| Mark { database, sequence };
+        self.store.announced(&dirty.into_iter().map(mark).collect::<Vec<_>>());
+        Ok(())
     }
 
-    fn write_updates(&self, names: &[String]) -> Result<()> {
+    /// Writes an `updated` row for each of these databases that exists. `names` has no duplicates.
+    pub(super) fn write_updates(&self, names: &[String]) -> Result<()> {
         // Prevents a concurrent deletion, so that no `updated` row follows the `deleted` row. A deletion by another
         // node makes the commit conflict, because it expects the name records.
         let _naming = self.naming.lock();

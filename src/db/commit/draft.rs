@@ -19,7 +19,7 @@ use super::tally::{Tally, shift};
 use crate::db::record::{BodyRecord, DocumentRecord, Info, PurgeRecord};
 use crate::error::{Error, Result};
 use crate::rev::{Body, Digests, Merged, Revision, RevisionHash, Tree, new_revision};
-use crate::store::{Batch, Store, keyspace};
+use crate::store::{Batch, Mark, Store, keyspace};
 
 /// A document may count as smaller although its record grows by up to this many bytes: room for one more
 /// revision in its tree.
@@ -390,6 +390,9 @@ impl<'a> Draft<'a> {
             self.count_commit(designs)?;
         }
         self.finish_index();
+        if self.info.sequence != self.before.sequence {
+            self.batch.mark = Some(Mark { database: self.number, sequence: self.info.sequence });
+        }
         if self.info != self.before {
             let key = keyspace::info(self.number);
             self.batch.expect(key.clone(), Some(self.before.encode()));
