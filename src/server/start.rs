@@ -257,7 +257,12 @@ pub async fn listen_on(app: Arc<App>, bind: SocketAddr, sockets: &Sockets) -> Re
     // In a box of its own: the future of a request is as large as the largest handler's, and hyper keeps room for one in
     // each connection, also while the connection is idle or its answer waits.
     let respond = |app, received| Box::pin(pipeline::respond(app, received));
-    let serving = tokio::spawn(listener::serve(app.clone(), listeners, respond));
+    let served = app.clone();
+    let serving = tokio::spawn(async move {
+        let ended = listener::serve(served.clone(), listeners, respond).await;
+        served.databases.clone().record_last_updates().await;
+        ended
+    });
     Ok(Running { address, secure_address, app, serving })
 }
 

@@ -12,6 +12,8 @@ use crate::store::{self, Batch, Durability, Mark, StoreError, keyspace};
 const FLUSH_PAUSE: Duration = Duration::from_millis(250);
 /// The same after a write that failed.
 const FLUSH_PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(3);
+/// The most time for the write at the end.
+const LAST_FLUSH: Duration = Duration::from_secs(3);
 
 impl Databases {
     /// Records writes as `updated` rows of `_db_updates`, at most four times a second. Runs until the task is
@@ -31,6 +33,18 @@ impl Databases {
             }
             is_failing = flushed.is_err();
             tokio::time::sleep(if is_failing { FLUSH_PAUSE_AFTER_FAILURE } else { FLUSH_PAUSE }).await;
+        }
+    }
+
+    /// Writes the rows that are missing when the server stops and no request is left. A store that does not answer holds up
+    /// the stop for a few seconds only.
+    pub async fn record_last_updates(self: Arc<Self>) {
+        let databases = self.clone();
+        let flushing = crate::blocking::blocking(move || databases.flush_updates());
+        match tokio::time::timeout(LAST_FLUSH, flushing).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the last events of _db_updates could not be written"),
+            Err(_) => tracing::warn!("the last events of _db_updates could not be written in time"),
         }
     }
 

@@ -279,6 +279,25 @@ async fn shutdown_closes_idle_connections_and_refuses_new_ones() {
 }
 
 #[tokio::test]
+async fn a_server_that_stops_leaves_no_event_out_of_db_updates() {
+    let running = server(&[]).await;
+    let (address, databases) = (running.address, running.app.databases.clone());
+    let put = async |path: &str| assert_eq!(ask(address, &format!("PUT {path}"), &[ADMIN], b"{}").await.status, 201);
+    for name in ["/first", "/second"] {
+        put(name).await;
+    }
+    let before = databases.last_event();
+    put("/first/a").await;
+    let mut events = databases.watch_events();
+    within(events.wait_for(|last| *last > before)).await.unwrap();
+    // The next write of events is a quarter of a second away.
+    put("/second/a").await;
+    within(running.shutdown()).await.unwrap();
+    let last = databases.events_after(before, 10).unwrap();
+    assert_eq!(last.iter().map(|event| event.name.as_str()).collect::<Vec<_>>(), ["first", "second"]);
+}
+
+#[tokio::test]
 async fn up_reports_a_failed_store_until_it_recovers() {
     use crate::store::embedded::faults::{Faults, WriteFault};
     let (store, faults) = Faults::store();
