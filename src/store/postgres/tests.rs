@@ -1,5 +1,6 @@
 //! The store on a real PostgreSQL. Each test runs a server of its own.
 
+mod cut_connections;
 mod lost_tasks;
 mod marks;
 
