@@ -19,12 +19,24 @@ export function binaries() {
   return folders.find((folder) => existsSync(join(folder, 'initdb'))) ?? null;
 }
 
-/** PostgreSQL refuses to be root: the command that runs another one as somebody else. */
-function own() {
-  if (process.getuid() !== 0) return [];
+/** The user who runs PostgreSQL, which refuses to be root; null: this one. */
+function owner() {
+  if (process.getuid() !== 0) return null;
   const users = readFileSync('/etc/passwd', 'utf8').split('\n').map((line) => line.split(':'));
   const [, , uid, gid] = users.find(([name]) => name === 'postgres') ?? users.find(([name]) => name === 'nobody');
-  return ['setpriv', `--reuid=${uid}`, `--regid=${gid}`, '--clear-groups'];
+  return { uid, gid };
+}
+
+/** The command that runs another one as that user. */
+function own() {
+  const user = owner();
+  return user ? ['setpriv', `--reuid=${user.uid}`, `--regid=${user.gid}`, '--clear-groups'] : [];
+}
+
+/** Gives a folder to that user. */
+async function give(folder) {
+  const user = owner();
+  if (user) await run('chown', [user.uid, folder]);
 }
 
 const running = new Set();
@@ -88,9 +100,10 @@ function children(pid) {
 }
 
 export class Postgres {
-  /** `name`: as a standby, which `synchronous_standby_names` may name. */
-  constructor(name) {
+  /** `name`: as a standby, which `synchronous_standby_names` may name. `disk`: the folder for its data, if not its own. */
+  constructor(name, { disk = null } = {}) {
     this.name = name;
+    this.disk = disk;
     this.bin = binaries();
     this.folder = null;
     this.child = null;
@@ -103,7 +116,7 @@ export class Postgres {
       this.wire = new Wire(this.port);
       await this.wire.start();
     }
-    if (own().length > 0) await run('chown', [own()[1].split('=')[1], this.folder]);
+    for (const folder of [this.folder, this.disk]) if (folder) await give(folder);
   }
 
   #run(program, args) {
@@ -112,13 +125,13 @@ export class Postgres {
   }
 
   get data() {
-    return join(this.folder, 'data');
+    return join(this.disk ?? this.folder, 'data');
   }
 
-  /** Makes a new server. */
-  async create(settings = {}) {
+  /** Makes a new server. `args`: for `initdb`. */
+  async create(settings = {}, args = []) {
     await this.#prepare();
-    await this.#run('initdb', ['--no-sync', '--auth=trust', '--username=settee', '--encoding=UTF8', '--locale=C', '-D', this.data]);
+    await this.#run('initdb', ['--no-sync', '--auth=trust', '--username=settee', '--encoding=UTF8', '--locale=C', ...args, '-D', this.data]);
     for (const [name, value] of Object.entries(settings)) this.#set(name, value);
     return this.start();
   }
@@ -161,6 +174,21 @@ export class Postgres {
     child.on('exit', () => running.delete(child));
     await until(`PostgreSQL ${this.name} to start`, () => this.sql('select 1').then(() => true, () => false), 120);
     return this;
+  }
+
+  /** The address for settee, past the proxy. */
+  get address() {
+    return `postgres://settee@127.0.0.1:${this.port}/postgres`;
+  }
+
+  /** Whether it has ended. */
+  get isGone() {
+    return this.child.exitCode !== null || this.child.signalCode !== null;
+  }
+
+  /** What it has written to its log. */
+  log() {
+    return readFileSync(join(this.folder, 'log'), 'utf8');
   }
 
   /** Runs SQL as the owner, past the proxy. Resolves to what it prints. */
