@@ -87,7 +87,7 @@ async fn in_database(app: &Arc<App>, request: &mut Request, name: String, what: 
         R::MissingRevs => Box::pin(revs_diff::missing_revs(app, request, db)).await,
         R::Compact => Box::pin(database::compact(app, request, db)).await,
         R::CompactViews(design) => Box::pin(view::compact(app, request, db, design)).await,
-        R::ViewCleanup => Box::pin(view::cleanup(app, db)).await,
+        R::ViewCleanup => Box::pin(view::cleanup(app, request, db)).await,
         R::View(design, name, partition) => Box::pin(view::view(app, request, db, design, name, partition)).await,
         R::ViewQueries(design, name, partition) => {
             Box::pin(view::queries(app, request, db, design, name, partition)).await

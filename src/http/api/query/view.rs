@@ -152,8 +152,9 @@ pub async fn info(app: &Arc<App>, database: Arc<Database>, design: String) -> Re
     Ok(Answer::ok(&info))
 }
 
-/// POST `_view_cleanup`. Unlike `_compact`, CouchDB takes it with any content type.
-pub async fn cleanup(app: &Arc<App>, database: Arc<Database>) -> Result<Answer> {
+/// POST `_view_cleanup`.
+pub async fn cleanup(app: &Arc<App>, request: &Request, database: Arc<Database>) -> Result<Answer> {
+    request.must_be_json()?;
     let app = app.clone();
     blocking(move || clean_up(&app.views, &database)).await?;
     Ok(Answer::json_text(StatusCode::ACCEPTED, r#"{"ok":true}"#))
