@@ -153,7 +153,7 @@ suite('limits and bad input', (api) => {
       assert.deepEqual([interactive.status, interactive.json.error], [400, 'illegal_docid']);
       // A replicated document is refused by itself, in a word that lets PouchDB go on.
       const replicated = await api.ok(`POST /${db}/_bulk_docs`, { body: { new_edits: false, docs: [{ _id: longer, _rev: '1-a' }] } });
-      assert.deepEqual(replicated, [{ id: longer, error: 'forbidden', reason: 'illegal_docid: Document id is too long' }]);
+      assert.deepEqual(replicated, [{ id: longer, rev: '1-a', error: 'forbidden', reason: 'illegal_docid: Document id is too long' }]);
     });
 
     it('JSON bodies that exceed the memory limit', { skip: external ? 'a setting of settee' : false }, async () => {
