@@ -67,6 +67,12 @@ impl Space {
         missing
     }
 
+    /// Whether `bytes` are free, with those of the reserve file.
+    pub fn has(&self, bytes: u64) -> bool {
+        let reserve = std::fs::metadata(self.folder.join(RESERVE)).map_or(0, |found| found.len());
+        self.missing_to(0, bytes) <= reserve
+    }
+
     /// As [`Space::missing`], for a write that frees space in the end: it may use the margin down to the
     /// floor.
     pub fn missing_to_free(&self, more: u64) -> u64 {

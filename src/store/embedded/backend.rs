@@ -66,6 +66,11 @@ pub(crate) trait Backend: Send + Sync + 'static {
     /// Closes the engine and opens it again, as a restart does. Everything acknowledged must still be there.
     fn reopen(&self) -> Result<()>;
 
+    /// Bytes on the disk that [`Backend::reopen`] may need.
+    fn bytes_to_reopen(&self) -> u64 {
+        0
+    }
+
     /// Bytes that the engine can write without growing its files, as far as it knows. Called only when the
     /// disk is full.
     fn spare_bytes(&self) -> Result<u64> {

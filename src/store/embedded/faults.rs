@@ -51,6 +51,8 @@ struct State {
     reopened: u32,
     /// Free bytes within the engine's files, and the number of the reopen that finds them.
     spare: Option<(u64, u32)>,
+    /// Bytes on the disk that a reopen needs.
+    to_reopen: u64,
 }
 
 impl Faults {
@@ -145,6 +147,11 @@ impl Faults {
     pub fn find_spare(&self, bytes: u64, nth: u32) {
         let mut state = self.0.lock();
         state.spare = Some((bytes, state.reopened + nth + 1));
+    }
+
+    /// Makes a reopen need this many bytes on the disk.
+    pub fn need_to_reopen(&self, bytes: u64) {
+        self.0.lock().to_reopen = bytes;
     }
 
     fn read<T>(&self, act: impl FnOnce(&BTreeMap<Vec<u8>, Vec<u8>>) -> T) -> Result<T> {
@@ -259,6 +266,10 @@ impl Backend for Faults {
     fn spare_bytes(&self) -> Result<u64> {
         let state = self.0.lock();
         Ok(state.spare.filter(|(_, from)| state.reopened >= *from).map_or(0, |(bytes, _)| bytes))
+    }
+
+    fn bytes_to_reopen(&self) -> u64 {
+        self.0.lock().to_reopen
     }
 
     fn reclaiming(&self) -> Reclaiming {

@@ -68,16 +68,17 @@ impl<B: Backend> Committer<B> {
         if work.failure.is_some() {
             return;
         }
-        if !work.room.exact
+        let begun = Instant::now();
+        if work.room.may_query(begun)
             && let Ok(spare) = self.backend.spare_bytes()
         {
-            (work.room.spare, work.room.exact) = (spare, true);
+            work.room.queried(begun, Instant::now(), spare);
         }
         let begun = Instant::now();
         if space.missing(more) <= work.room.spare || !work.room.may_look(begun) {
             return;
         }
-        let reclaimed = self.reclaimed(work);
+        let reclaimed = self.reclaimed(work, space);
         let missing = space.missing(more).saturating_sub(work.room.spare);
         let ended = Instant::now();
         work.room.looked(begun, ended, missing == 0);
@@ -92,10 +93,12 @@ impl<B: Backend> Committer<B> {
         }
     }
 
-    fn reclaimed(&self, work: &mut Work) -> Result<()> {
+    fn reclaimed(&self, work: &mut Work, space: &Space) -> Result<()> {
+        // An engine that cannot be opened again answers no reads either.
+        let can_open = || space.has(self.backend.bytes_to_reopen());
         let done = match self.backend.reclaiming() {
             Reclaiming::Compacting => self.backend.compact(),
-            Reclaiming::Reopening if work.room.written_since_open => self.reopen_synced(work),
+            Reclaiming::Reopening if work.room.written_since_open && can_open() => self.reopen_synced(work),
             // This branch syncs nothing, so there is nothing to note.
             Reclaiming::Reopening | Reclaiming::Unneeded => return Ok(()),
         };
@@ -105,7 +108,9 @@ impl<B: Backend> Committer<B> {
         }
         // The engine's files have changed, so the mark must not describe the previous ones.
         self.note(work, 0);
-        (work.room.spare, work.room.exact) = (self.backend.spare_bytes()?, true);
+        let begun = Instant::now();
+        let spare = self.backend.spare_bytes()?;
+        work.room.queried(begun, Instant::now(), spare);
         Ok(())
     }
 

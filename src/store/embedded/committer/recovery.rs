@@ -4,7 +4,6 @@ use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::room::Room;
 use super::state::{Committer, Failure, Work};
 use crate::store::embedded::backend::Backend;
 use crate::store::embedded::mark::Notes;
@@ -23,7 +22,7 @@ impl<B: Backend> Committer<B> {
                 if let Some(failure) = work.failure.take() {
                     tracing::info!("the store has recovered from: {}", failure.cause);
                 }
-                work.room = Room::default();
+                work.room.opened();
                 self.failing.store(false, Ordering::Release);
                 if let Some(space) = &self.space {
                     work.room.reserved = space.keep_reserve();

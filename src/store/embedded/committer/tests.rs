@@ -76,8 +76,24 @@ fn a_full_disk_accepts_writes_when_the_engine_finds_free_space_late() {
     assert_eq!(faults.reopened(), 21);
 }
 
+#[test]
+fn an_engine_that_might_not_open_again_is_not_closed_to_look_for_space() {
+    let dir = tempfile::tempdir().unwrap();
+    let faults = Faults::default();
+    let store = Committer::new(faults.clone(), Frames::default(), Some(Space::full(dir.path(), 1 << 30)));
+    store.commit(Batch { frees: true, ..put(b"k", b"1") }).unwrap();
+    faults.find_spare(1 << 31, 0);
+    for (bytes, reopened) in [(u64::MAX, 0), (0, 1)] {
+        faults.need_to_reopen(bytes);
+        store.work.lock().room.looked = None;
+        let written = store.commit(put(b"k", b"2"));
+        assert_eq!((written.is_ok(), faults.reopened()), (reopened > 0, reopened));
+        assert!(store.get(b"k").unwrap().is_some());
+    }
+}
+
 /// What is known about free space is counted down by more than what is written. Before a write is refused, the
-/// engine is asked again, without a pause.
+/// engine is asked again.
 #[test]
 fn a_full_disk_accepts_writes_until_the_free_space_within_the_files_is_used() {
     let dir = tempfile::tempdir().unwrap();
@@ -89,7 +105,9 @@ fn a_full_disk_accepts_writes_until_the_free_space_within_the_files_is_used() {
     store.commit(put(b"k", b"2")).unwrap();
     for number in 0..1000_u32 {
         // Other processes write to this disk too, but not a gigabyte.
-        store.work.lock().room.spare = 1 << 20;
+        let mut work = store.work.lock();
+        (work.room.spare, work.room.queried) = (1 << 20, None);
+        drop(work);
         store.commit(put(b"k", &number.to_be_bytes())).unwrap();
     }
     assert_eq!(faults.reopened(), 1);

@@ -300,6 +300,14 @@ impl Backend for SledBackend {
         Reclaiming::Reopening
     }
 
+    /// sled writes a new snapshot of its page table beside the old one, and may fill up a segment.
+    fn bytes_to_reopen(&self) -> u64 {
+        let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let snapshots = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("snap."));
+        let snapshot = snapshots.filter_map(|entry| entry.metadata().ok()).map(|found| found.len()).max().unwrap_or(0);
+        snapshot + segment_bytes(&self.folder).unwrap_or(0) as u64
+    }
+
     fn disk_bytes(&self) -> u64 {
         folder_bytes(&self.folder)
     }
