@@ -89,20 +89,29 @@ impl Slot {
     }
 }
 
-/// Removes the marks from the rows of `slots`, which nobody uses meanwhile, and which hold none any more.
+/// Removes the marks from the rows of `slots`, which nobody uses meanwhile, and which hold none any more. If the statement
+/// takes effect so late that a slot was used again, its marks stay.
 pub(super) async fn empty(connections: &Connections, slots: &mut Vec<Slot>) -> Result<()> {
     let client = connections.get().await?;
     let timeline = connections.hosts.timeline();
     slots.retain(|slot| slot.timeline == timeline);
-    let ids: Vec<i64> = slots.iter().map(|slot| slot.id).collect();
-    let sql = format!("update {}.slots set marks = '{{}}' where id = any($1)", connections.address.schema);
-    match connections.guarded(&client, client.execute(&sql, &[&ids])).await {
+    let (ids, numbers): (Vec<i64>, Vec<i64>) = slots.iter().map(|slot| (slot.id, slot.number)).unzip();
+    let sql = empty_sql(&connections.address.schema);
+    match connections.guarded(&client, client.execute(&sql, &[&ids, &numbers])).await {
         Some(Ok(_)) => {
             slots.iter_mut().for_each(|slot| slot.is_marked = false);
             Ok(())
         }
         ended => Err(failed_call(ended)),
     }
+}
+
+/// The statement of [`empty`]: the ids of slots, and their numbers. A commit that was rolled back has counted up the number of its slot, but not that of the row.
+pub(super) fn empty_sql(schema: &dyn std::fmt::Display) -> String {
+    format!(
+        "update {schema}.slots slots set marks = '{{}}' from unnest($1::int8[], $2::int8[]) idle(id, number) \
+         where slots.id = idle.id and slots.number <= idle.number"
+    )
 }
 
 /// A random positive number.

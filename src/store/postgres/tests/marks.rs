@@ -81,6 +81,21 @@ fn a_slow_node_keeps_the_marks_that_it_makes_after_others_were_taken() {
 }
 
 #[test]
+fn an_idle_row_that_was_used_again_is_not_emptied() {
+    let Some(server) = TestServer::start() else { return };
+    let store = server.open("late").store;
+    change(&*store, 1, 0, 1).unwrap();
+    let empty = |behind: u64| {
+        let all = |what: &str| format!("(select array_agg({what}) from late.slots)");
+        let sql = super::super::slot::empty_sql(&"late");
+        server.sql(&sql.replace("$1::int8[]", &all("id")).replace("$2::int8[]", &all(&format!("number - {behind}"))));
+        stored(&server, "late")
+    };
+    assert_eq!(empty(1), "1", "as of the commit before");
+    assert_eq!(empty(0), "");
+}
+
+#[test]
 fn a_mark_stays_until_its_last_sequence_is_announced_and_one_of_a_conflict_does_not() {
     let Some(server) = TestServer::start() else { return };
     let store = server.open("last").store;
