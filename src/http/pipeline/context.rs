@@ -99,7 +99,7 @@ impl Context {
         let decoded = |part: &str| percent_encoding::percent_decode(part.as_bytes()).decode_utf8_lossy().into_owned();
         let mut parts = self.uri.path().split('/').filter(|part| !part.is_empty()).map(decoded);
         let name = parts.next().unwrap_or_default();
-        let reads_or_writes = self.method != http::Method::POST;
+        let reads_or_writes = !matches!(self.method, http::Method::POST | http::Method::OPTIONS);
         let document = match (parts.next(), parts.next()) {
             (Some(id), None) if reads_or_writes && !id.starts_with('_') && id.len() <= LONGEST => Some(id),
             _ => None,

@@ -11,6 +11,7 @@ use crate::blocking::{blocking, reading};
 use crate::http::request::Request;
 use crate::http::response::error::Result;
 use crate::net::header_text::header_text;
+use crate::store::StoreError;
 
 /// The result of authentication.
 pub struct Signed {
@@ -73,11 +74,14 @@ async fn begin(app: &Arc<App>, credentials: &Credentials<'_>) -> crate::error::R
         && let Some(session) = app.auth.cookie_in_memory(credentials)
     {
         // Another node may have revoked the session. What cannot be read here is an error below.
-        let read = app.store.begin_get_each(vec![session.devices_key()]).await;
-        if let Ok(Some(Ok(devices))) = read.map(|mut values| values.pop())
-            && let Some(signed) = app.auth.signed_in_by_cookie(credentials, session, devices.as_deref())
-        {
-            return Ok(Step::Done(signed));
+        match app.store.begin_get_each(vec![session.devices_key()]).await.as_deref() {
+            Ok([Ok(devices)]) => {
+                if let Some(signed) = app.auth.signed_in_by_cookie(credentials, session, devices.as_deref()) {
+                    return Ok(Step::Done(signed));
+                }
+            }
+            Err(error @ StoreError::Down(_)) => return Err(error.clone().into()),
+            _ => {}
         }
     }
     let kept: [Option<String>; 6] = [

@@ -163,7 +163,8 @@ pub(crate) async fn load(
 ) -> Result<(Found, Option<Arc<Held>>)> {
     let (mut most, mut held) = (SMALL, None::<Arc<Held>>);
     loop {
-        let found = if database.is_shared() {
+        // A large document is decoded on another thread.
+        let found = if database.is_shared() && held.is_none() {
             Box::pin(database.find_within_as_task(&id, query.wanted(), most)).await?
         } else {
             let (database, query, id) = (database.clone(), query.clone(), id.clone());
