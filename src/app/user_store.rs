@@ -7,6 +7,7 @@ use parking_lot::{Mutex, RwLock};
 use serde_json::{Map, Value};
 
 use crate::auth::authenticate::MEMBERS;
+use crate::auth::settings::users_database;
 use crate::auth::{UserDocument, Users, users};
 use crate::bounded_map::Bounded;
 use crate::config::Live;
@@ -49,7 +50,7 @@ impl Accounts {
     /// `None`: it was deleted, or no account was looked up yet. Does not touch the store.
     pub fn place(&self) -> Option<Place> {
         let used = self.used.read();
-        used.as_ref().filter(|database| !database.is_gone()).map(|used| (used.number(), used.info().sequence))
+        used.as_ref().filter(|database| !database.is_gone()).map(|used| place_of(used))
     }
 
     /// The document of this user if it is held, and as new as `place`.
@@ -61,10 +62,9 @@ impl Accounts {
 
     /// The users' database, if there is one.
     pub fn database(&self) -> error::Result<Option<Arc<Database>>> {
-        let settings = self.config.settings();
-        let name = settings.users_database();
+        let name = users_database(self.config.settings().table());
         // An open database is as new as the request, or in a feed at most a second old.
-        let found = self.databases.opened(name).map_or_else(|| self.databases.get(name), Ok);
+        let found = self.databases.opened(&name).map_or_else(|| self.databases.get(&name), Ok);
         match found {
             Ok(database) => {
                 if !self.used.read().as_ref().is_some_and(|used| Arc::ptr_eq(used, &database)) {
@@ -87,7 +87,7 @@ impl Users for Accounts {
         let Some(database) = self.database()? else { return Ok(None) };
         // The sequence is read before the document, so that a cached document is never older than its sequence
         // says.
-        let place = (database.number(), database.info().sequence);
+        let place = place_of(&database);
         if let Some(document) = self.held_at(place, name) {
             return Ok(document);
         }
@@ -116,9 +116,13 @@ impl Users for Accounts {
     }
 
     fn document_in_memory(&self, name: &str) -> Option<Option<UserDocument>> {
-        let database = self.databases.opened(self.config.settings().users_database())?;
-        self.held_at((database.number(), database.info().sequence), name)
+        let database = self.databases.opened(&users_database(self.config.settings().table()))?;
+        self.held_at(place_of(&database), name)
     }
+}
+
+fn place_of(database: &Database) -> Place {
+    (database.number(), database.info().sequence)
 }
 
 /// About what members take as text.

@@ -108,12 +108,10 @@ impl Settings {
     /// Reads all settings.
     pub fn read(source: &dyn Source) -> Settings {
         let auth = |key: &str| source.get("chttpd_auth", key).or_else(|| source.get("couch_httpd_auth", key));
-        let shown = source.get("chttpd_auth", "authentication_db").filter(|name| !name.is_empty());
-        let older = || source.get("couch_httpd_auth", "authentication_db").filter(|name| !name.is_empty());
         Settings {
             handlers: handlers(source),
-            authentication_db: shown.clone().or_else(older).unwrap_or_else(|| "_users".into()),
-            authentication_db_shown: shown,
+            authentication_db: users_database(source),
+            authentication_db_shown: users_database_in(source, "chttpd_auth"),
             timeout: number(auth("timeout"), 600),
             persistent_cookies: boolean(auth("allow_persistent_cookies"), true),
             cookie_domain: auth("cookie_domain").unwrap_or_default().trim().to_string(),
@@ -161,6 +159,19 @@ impl Settings {
     pub fn secrets(&self) -> Secrets {
         Secrets::new(self.secret.as_deref())
     }
+}
+
+/// The name of the users' database.
+pub fn users_database(source: &dyn Source) -> String {
+    ["chttpd_auth", "couch_httpd_auth"]
+        .into_iter()
+        .find_map(|section| users_database_in(source, section))
+        .unwrap_or_else(|| "_users".into())
+}
+
+/// The name of the users' database in one section. An empty name counts as none.
+fn users_database_in(source: &dyn Source, section: &str) -> Option<String> {
+    source.get(section, "authentication_db").filter(|name| !name.is_empty())
 }
 
 /// Parses CouchDB's list of Erlang functions, `{chttpd_auth, cookie_authentication_handler}, ...`, by the

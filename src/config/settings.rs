@@ -247,14 +247,6 @@ impl Settings {
         whole
     }
 
-    /// The name of the users' database.
-    pub fn users_database(&self) -> &str {
-        ["chttpd_auth", "couch_httpd_auth"]
-            .into_iter()
-            .find_map(|section| self.get(section, "authentication_db").filter(|name| !name.is_empty()))
-            .unwrap_or("_users")
-    }
-
     /// Returns the password hash of a server admin.
     pub fn admin(&self, name: &str) -> Option<&str> {
         self.table.get("admins")?.get(name).map(String::as_str)

@@ -106,7 +106,10 @@ impl Authenticator {
 
     pub(super) fn by_password(&self, given: &Credentials<'_>, settings: &Settings) -> Result<Option<Step>> {
         match given.authorization.map(basic).transpose()?.flatten() {
-            Some((name, password)) => self.step(&name, &password, Purpose::Basic, given.peer, settings).map(Some),
+            Some((name, password)) => {
+                let account = self.account(&name, settings)?;
+                self.step(account, &name, &password, Purpose::Basic, given.peer, settings).map(Some)
+            }
             None => Ok(None),
         }
     }

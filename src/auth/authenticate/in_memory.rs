@@ -7,6 +7,7 @@ use super::credentials::{Credentials, basic};
 use super::handlers::signed_in_by;
 use super::signed_in::{Purpose, SignedIn, Step};
 use crate::auth::session::{self, Cookie};
+use crate::auth::settings::Settings;
 use crate::auth::{Handler, devices};
 use crate::error::Result;
 
@@ -32,13 +33,17 @@ impl Authenticator {
             return None;
         }
         let (name, password) = basic(credentials.authorization?).ok()??;
-        let document = self.users.document_in_memory(&name)?;
-        let account = account_with(&*self.users, &name, &settings, || Ok(document));
+        let account = self.account_in_memory(&name, &settings)?;
         Some(
-            account.and_then(|account| {
-                self.step_for(account, &name, &password, Purpose::Basic, credentials.peer, &settings)
-            }),
+            account
+                .and_then(|account| self.step(account, &name, &password, Purpose::Basic, credentials.peer, &settings)),
         )
+    }
+
+    /// As [`Authenticator::account`], if the user's document is in memory.
+    fn account_in_memory(&self, name: &str, settings: &Settings) -> Option<Result<Option<Account>>> {
+        let document = self.users.document_in_memory(name)?;
+        Some(account_with(&*self.users, name, settings, || Ok(document)))
     }
 
     /// The session cookie of a request without other credentials, if its signature is right, nothing about it must be
@@ -53,8 +58,7 @@ impl Authenticator {
         if session::due_for_renewal(left, settings.timeout) {
             return None;
         }
-        let document = self.users.document_in_memory(&cookie.name)?;
-        let account = account_with(&*self.users, &cookie.name, &settings, || Ok(document)).ok()?;
+        let account = self.account_in_memory(&cookie.name, &settings)?.ok()?;
         let account = self.owner(&cookie, account, &settings, &secrets).ok()??;
         Some(Unrevoked { cookie, account })
     }

@@ -29,13 +29,14 @@ impl Authenticator {
     ) -> Result<Step> {
         let (settings, _) = self.current();
         let purpose = Purpose::Session { code: code.map(str::to_string), client: client(device, peer) };
-        self.step(name, password, purpose, peer, &settings)
+        self.step(self.account(name, &settings)?, name, password, purpose, peer, &settings)
     }
 
     /// Begins a check of a name, a password and a one-time code that creates no session.
     pub fn begin_check(&self, name: &str, password: &str, code: Option<&str>, peer: Option<IpAddr>) -> Result<Step> {
         let (settings, _) = self.current();
-        self.step(name, password, Purpose::Check { code: code.map(str::to_string) }, peer, &settings)
+        let purpose = Purpose::Check { code: code.map(str::to_string) };
+        self.step(self.account(name, &settings)?, name, password, purpose, peer, &settings)
     }
 
     /// Computes the hash that [`Authenticator::begin`] asked for, and completes the sign-in. Blocks during
@@ -108,21 +109,8 @@ impl Authenticator {
         }
     }
 
-    /// The first step of a password sign-in, before the hash.
+    /// The first step of a password sign-in, before the hash. `account`: that of `name`; `None`: nobody has this name.
     pub(super) fn step(
-        &self,
-        name: &str,
-        password: &str,
-        purpose: Purpose,
-        peer: Option<IpAddr>,
-        settings: &Settings,
-    ) -> Result<Step> {
-        let account = self.account(name, settings)?;
-        self.step_for(account, name, password, purpose, peer, settings)
-    }
-
-    /// As [`Authenticator::step`], for a known account; `None`: nobody has this name.
-    pub(super) fn step_for(
         &self,
         account: Option<Account>,
         name: &str,

@@ -73,7 +73,7 @@ async fn begin(app: &Arc<App>, credentials: &Credentials<'_>) -> crate::error::R
     if app.store.is_shared()
         && let Some(session) = app.auth.cookie_in_memory(credentials)
     {
-        // Another node may have revoked the session. What cannot be read here is an error below.
+        // Another node may have revoked the session. If its record cannot be read here, `begin` reads it again.
         match app.store.begin_get_each(vec![session.devices_key()]).await.as_deref() {
             Ok([Ok(devices)]) => {
                 if let Some(signed) = app.auth.signed_in_by_cookie(credentials, session, devices.as_deref()) {
