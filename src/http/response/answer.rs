@@ -59,8 +59,8 @@ impl Answer {
 
     /// `{"error": ..., "reason": ...}` with the failure's status.
     pub fn failure(failure: &Failure) -> Answer {
-        let (status, word, _) = error::wire(failure);
-        let mut text = serde_json::json!({"error": word, "reason": error::reason_json(failure)});
+        let (status, word, reason) = error::wire(failure);
+        let mut text = serde_json::json!({"error": word, "reason": error::reason_json(failure, reason)});
         if let Failure::Domain(Error::Locked(wait)) = failure {
             // CouchDB has no such members. Its reason alone made users try the right password again and again.
             text["retry_after"] = (*wait).into();

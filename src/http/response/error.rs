@@ -109,11 +109,11 @@ pub fn wire(failure: &Failure) -> (StatusCode, Cow<'_, str>, Cow<'_, str>) {
     (status, word.into(), reason)
 }
 
-/// The `reason` of a failure as JSON: a text, but for what a function has thrown.
-pub fn reason_json(failure: &Failure) -> serde_json::Value {
+/// The `reason` of a failure as JSON: a text, but for what a function has thrown. `reason`: the text of [`wire`].
+pub fn reason_json(failure: &Failure, reason: Cow<'_, str>) -> serde_json::Value {
     match failure {
         Failure::Domain(Error::Thrown { reason, .. }) => reason.clone(),
-        _ => wire(failure).2.into(),
+        _ => reason.into(),
     }
 }
 

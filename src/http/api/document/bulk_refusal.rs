@@ -72,7 +72,7 @@ pub fn row(id: &str, rev: Option<&str>, error: &Error, mode: Mode) -> String {
     let (_, word, reason) = wire(&failure);
     let (word, reason) = match mode == Mode::Replicated && is_of_document(error) {
         true => ("forbidden".into(), format!("{word}: {reason}").into()),
-        false => (word, reason_json(&failure)),
+        false => (word, reason_json(&failure, reason)),
     };
     let rev = rev.filter(|_| mode == Mode::Replicated).map_or_else(String::new, |rev| format!("\"rev\":{rev},"));
     format!("{{\"id\":{id},{rev}\"error\":{},\"reason\":{}}}", quote(&word), reason)
