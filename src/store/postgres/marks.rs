@@ -20,6 +20,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::connections::Connections;
+use super::slot::empty_sql;
 use crate::store::{LeftMarks, Mark, Result};
 
 /// A row with marks that has not been used for this time, in seconds, is left. A node that lives empties it earlier.
@@ -110,10 +111,6 @@ pub(super) async fn take(connections: Connections) -> Result<LeftMarks> {
 /// Empties rows that were taken, except for those that their node has used since.
 pub(super) async fn settle(connections: Connections, left: LeftMarks) -> Result<()> {
     let (ids, numbers): (Vec<i64>, Vec<i64>) = left.places.into_iter().unzip();
-    let sql = format!(
-        "update {}.slots as slot set marks = '{{}}' from unnest($1::int8[], $2::int8[]) taken(id, number) \
-         where slot.id = taken.id and slot.number = taken.number",
-        connections.address.schema
-    );
+    let sql = empty_sql(&connections.address.schema);
     connections.rows(&sql, vec![Box::new(ids), Box::new(numbers)]).await.map(drop)
 }

@@ -115,7 +115,7 @@ async fn make(client: &mut Client, schema: &Schema) -> Result<(), Refused> {
     // Version 4. Nodes of older versions that still run go on with their own `commit`, which has fewer parameters and leaves
     // no marks.
     if found.is_some() {
-        // Whoever reads the table for long, such as pg_dump, would hold up this statement, and it the commits.
+        // This statement waits for long reads of the table, such as those of pg_dump, and all commits wait behind it.
         under_way.batch_execute(&format!("set local lock_timeout = {}", ALTERS.as_millis())).await?;
         let column = "marks int8[] not null default '{}'";
         under_way.batch_execute(&format!("alter table {schema}.slots add column if not exists {column}")).await?;

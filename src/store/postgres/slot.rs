@@ -106,11 +106,12 @@ pub(super) async fn empty(connections: &Connections, slots: &mut Vec<Slot>) -> R
     }
 }
 
-/// The statement of [`empty`]: the ids of slots, and their numbers. A commit that was rolled back has counted up the number of its slot, but not that of the row.
+/// Empties the rows with these ids, except those that were used after the commits with these numbers. A row may have a lower
+/// number than its slot in memory: a commit that was rolled back counts only there.
 pub(super) fn empty_sql(schema: &dyn std::fmt::Display) -> String {
     format!(
-        "update {schema}.slots slots set marks = '{{}}' from unnest($1::int8[], $2::int8[]) idle(id, number) \
-         where slots.id = idle.id and slots.number <= idle.number"
+        "update {schema}.slots as slot set marks = '{{}}' from unnest($1::int8[], $2::int8[]) known(id, number) \
+         where slot.id = known.id and slot.number <= known.number"
     )
 }
 
