@@ -160,21 +160,16 @@ impl Database {
     /// The number of rows after `sequence`: counted if at most `COUNTED` sequences remain, otherwise an
     /// upper bound.
     pub fn pending(&self, sequence: u64) -> Result<u64> {
-        let info = self.info();
-        let distance = info.sequence.saturating_sub(sequence);
-        if distance == 0 {
-            return Ok(0);
-        }
-        if distance as usize > COUNTED {
-            return Ok(distance.min(info.documents + info.deleted));
-        }
-        Ok(self.changes(sequence, Direction::Forward, PageLimit::entries(COUNTED))?.rows.len() as u64)
+        self.count_rows(sequence, Direction::Forward, self.info().sequence.saturating_sub(sequence))
     }
 
-    /// The number of rows before `sequence`, which a descending feed has left: counted if there are at most `COUNTED`
-    /// sequences, otherwise an upper bound.
+    /// As [`Database::pending`], for the rows before `sequence`, which a descending feed has left.
     pub fn pending_before(&self, sequence: u64) -> Result<u64> {
-        let left = sequence.saturating_sub(1);
+        self.count_rows(sequence, Direction::Backward, sequence.saturating_sub(1))
+    }
+
+    /// The number of rows beyond `sequence`, where `left` sequences remain.
+    fn count_rows(&self, sequence: u64, direction: Direction, left: u64) -> Result<u64> {
         if left == 0 {
             return Ok(0);
         }
@@ -182,6 +177,6 @@ impl Database {
             let info = self.info();
             return Ok(left.min(info.documents + info.deleted));
         }
-        Ok(self.changes(sequence, Direction::Backward, PageLimit::entries(COUNTED))?.rows.len() as u64)
+        Ok(self.changes(sequence, direction, PageLimit::entries(COUNTED))?.rows.len() as u64)
     }
 }
