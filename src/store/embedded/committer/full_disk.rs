@@ -68,11 +68,9 @@ impl<B: Backend> Committer<B> {
         if work.failure.is_some() {
             return;
         }
-        let begun = Instant::now();
-        if work.room.may_query(begun)
-            && let Ok(spare) = self.backend.spare_bytes()
-        {
-            work.room.queried(begun, Instant::now(), spare);
+        if work.room.may_query(Instant::now()) {
+            // After an error, the last result stays, and a look may follow, which reports its error.
+            let _ = self.query(work);
         }
         let begun = Instant::now();
         if space.missing(more) <= work.room.spare || !work.room.may_look(begun) {
@@ -108,6 +106,10 @@ impl<B: Backend> Committer<B> {
         }
         // The engine's files have changed, so the mark must not describe the previous ones.
         self.note(work, 0);
+        self.query(work)
+    }
+
+    fn query(&self, work: &mut Work) -> Result<()> {
         let begun = Instant::now();
         let spare = self.backend.spare_bytes()?;
         work.room.queried(begun, Instant::now(), spare);

@@ -53,12 +53,19 @@ fn a_full_disk_still_accepts_writes_that_free_space() {
     }
 }
 
-/// sled frees segments with a delay, which a store cannot know: it must not stop looking for them.
-#[test]
-fn a_full_disk_accepts_writes_when_the_engine_finds_free_space_late() {
+/// A store on a disk with a gigabyte too little, what makes its engine fail, and its folder. Other processes write to this
+/// disk too, but not a gigabyte.
+fn on_a_full_disk() -> (Committer<Faults>, Faults, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let faults = Faults::default();
     let store = Committer::new(faults.clone(), Frames::default(), Some(Space::full(dir.path(), 1 << 30)));
+    (store, faults, dir)
+}
+
+/// sled frees segments with a delay, which a store cannot know: it must not stop looking for them.
+#[test]
+fn a_full_disk_accepts_writes_when_the_engine_finds_free_space_late() {
+    let (store, faults, _dir) = on_a_full_disk();
     faults.find_spare(1 << 31, 20);
     let after_the_pause = || store.work.lock().room.looked = None;
     assert_eq!(store.commit(put(b"k", b"1")), Err(StoreError::Full));
@@ -78,9 +85,7 @@ fn a_full_disk_accepts_writes_when_the_engine_finds_free_space_late() {
 
 #[test]
 fn an_engine_that_might_not_open_again_is_not_closed_to_look_for_space() {
-    let dir = tempfile::tempdir().unwrap();
-    let faults = Faults::default();
-    let store = Committer::new(faults.clone(), Frames::default(), Some(Space::full(dir.path(), 1 << 30)));
+    let (store, faults, _dir) = on_a_full_disk();
     store.commit(Batch { frees: true, ..put(b"k", b"1") }).unwrap();
     faults.find_spare(1 << 31, 0);
     for (bytes, reopened) in [(u64::MAX, 0), (0, 1)] {
@@ -96,15 +101,12 @@ fn an_engine_that_might_not_open_again_is_not_closed_to_look_for_space() {
 /// engine is asked again.
 #[test]
 fn a_full_disk_accepts_writes_until_the_free_space_within_the_files_is_used() {
-    let dir = tempfile::tempdir().unwrap();
-    let faults = Faults::default();
-    let store = Committer::new(faults.clone(), Frames::default(), Some(Space::full(dir.path(), 1 << 30)));
+    let (store, faults, _dir) = on_a_full_disk();
     store.commit(Batch { frees: true, ..put(b"k", b"1") }).unwrap();
     faults.find_spare(1 << 31, 0);
     store.work.lock().room.looked = None;
     store.commit(put(b"k", b"2")).unwrap();
     for number in 0..1000_u32 {
-        // Other processes write to this disk too, but not a gigabyte.
         let mut work = store.work.lock();
         (work.room.spare, work.room.queried) = (1 << 20, None);
         drop(work);
