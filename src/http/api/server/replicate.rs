@@ -65,7 +65,7 @@ fn failed(failure: &replicate::Failure) -> Failure {
         F::Forbidden(_) => Error::Forbidden(reason).into(),
         F::BadRequest(_) => Failure::bad_request(reason),
         F::FilterFetch(_) => Error::NotFound(reason).into(),
-        // CouchDB reaches every address; who asks is told that this one is closed, not that the server is broken.
+        // CouchDB has no closed addresses. The status says that this one is closed, and not that the server has failed.
         F::AddressRefused(_) => {
             Failure::Refused { status: StatusCode::FORBIDDEN, word: failure.word(), reason: reason.into() }
         }
