@@ -20,7 +20,6 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::connections::Connections;
-use super::slot::empty_sql;
 use crate::store::{LeftMarks, Mark, Result};
 
 /// A row with marks that has not been used for this time, in seconds, is left. A node that lives empties it earlier.
@@ -113,4 +112,13 @@ pub(super) async fn settle(connections: Connections, left: LeftMarks) -> Result<
     let (ids, numbers): (Vec<i64>, Vec<i64>) = left.places.into_iter().unzip();
     let sql = empty_sql(&connections.address.schema);
     connections.rows(&sql, vec![Box::new(ids), Box::new(numbers)]).await.map(drop)
+}
+
+/// Empties the rows with these ids, except those that were used after the commits with these numbers. A row may have a lower
+/// number than its slot in memory: a commit that was rolled back counts only there.
+pub(super) fn empty_sql(schema: &dyn std::fmt::Display) -> String {
+    format!(
+        "update {schema}.slots as slot set marks = '{{}}' from unnest($1::int8[], $2::int8[]) known(id, number) \
+         where slot.id = known.id and slot.number <= known.number"
+    )
 }

@@ -11,7 +11,7 @@ use tokio_postgres::error::SqlState;
 
 use super::connections::{Connections, failed_call, silent};
 use super::errors::Fate;
-use super::marks::Marks;
+use super::marks::{Marks, empty_sql};
 use crate::store::{Result, StoreError};
 
 /// The error of `commit` if its slot is fenced or gone: nothing was written.
@@ -104,15 +104,6 @@ pub(super) async fn empty(connections: &Connections, slots: &mut Vec<Slot>) -> R
         }
         ended => Err(failed_call(ended)),
     }
-}
-
-/// Empties the rows with these ids, except those that were used after the commits with these numbers. A row may have a lower
-/// number than its slot in memory: a commit that was rolled back counts only there.
-pub(super) fn empty_sql(schema: &dyn std::fmt::Display) -> String {
-    format!(
-        "update {schema}.slots as slot set marks = '{{}}' from unnest($1::int8[], $2::int8[]) known(id, number) \
-         where slot.id = known.id and slot.number <= known.number"
-    )
 }
 
 /// A random positive number.

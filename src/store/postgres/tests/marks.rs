@@ -87,7 +87,7 @@ fn an_idle_row_that_was_used_again_is_not_emptied() {
     change(&*store, 1, 0, 1).unwrap();
     let empty = |behind: u64| {
         let all = |what: &str| format!("(select array_agg({what}) from late.slots)");
-        let sql = super::super::slot::empty_sql(&"late");
+        let sql = super::super::marks::empty_sql(&"late");
         server.sql(&sql.replace("$1::int8[]", &all("id")).replace("$2::int8[]", &all(&format!("number - {behind}"))));
         stored(&server, "late")
     };
