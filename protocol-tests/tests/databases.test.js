@@ -1,5 +1,8 @@
 // Creating and deleting databases, and their names: CouchDB docs `api/database/common.rst`.
 
+import http from 'node:http';
+
+import { ADMIN, PASSWORD } from '../harness/server.js';
 import { suite, it, assert } from '../harness/rows.js';
 
 const DOES_NOT_EXIST = 'Database does not exist.';
@@ -145,5 +148,35 @@ suite('databases', (api) => {
     assert.ok(shard.range && Array.isArray(shard.nodes));
     assert.equal((await api.call(`POST /${db}/_view_cleanup`, { body: {} })).status, 202);
     assert.equal((await api.call(`POST /${db}/_sync_shards`, { body: {} })).status, 202);
+  });
+
+  // The server asks for the body when the write has begun.
+  const begun = (db, id) => new Promise((resolve, reject) => {
+    const headers = { Authorization: `Basic ${btoa(`${ADMIN}:${PASSWORD}`)}`, 'Content-Type': 'application/json', 'Content-Length': 2, Expect: '100-continue' };
+    const call = http.request(`${api.server.base}/${db}/${id}`, { method: 'PUT', headers });
+    const answered = new Promise((ended, failed) => {
+      call.on('response', (answer) => ended(answer.resume().statusCode)).on('error', failed);
+    });
+    call.on('continue', () => resolve({ end: () => call.end('{}'), answered })).on('error', reject);
+    call.flushHeaders();
+  });
+
+  it('a deletion waits for writes that have begun', async () => {
+    const db = await api.db();
+    const write = await begun(db, 'a');
+    const deleted = api.call(`DELETE /${db}`);
+    const first = await Promise.race([deleted.then(() => 'deleted'), new Promise((end) => { setTimeout(end, 100, 'the write'); })]);
+    assert.equal(first, 'the write');
+    write.end();
+    assert.equal(await write.answered, 201);
+    assert.equal((await deleted).status, 200);
+  });
+
+  it('... but not for long', async () => {
+    const db = await api.db();
+    const write = await begun(db, 'a');
+    assert.equal((await api.call(`DELETE /${db}`)).status, 200);
+    write.end();
+    assert.equal(await write.answered, 404);
   });
 });

@@ -3,10 +3,10 @@
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock};
-use tokio::sync::watch;
+use tokio::sync::{RwLock as FairLock, RwLockReadGuard, RwLockWriteGuard, watch};
 
 use super::commit::queue::Queue;
 use super::conflicted::ConflictIndex;
@@ -46,6 +46,8 @@ pub struct Database {
     pub(super) arrived: Condvar,
     pub(super) shared: Arc<Shared>,
     gone: AtomicBool,
+    /// Shared by the requests that write, and taken alone by a deletion.
+    writing: FairLock<()>,
     pub(super) compacting: AtomicBool,
     /// The index of conflicts is being completed.
     pub(super) indexing: AtomicBool,
@@ -134,6 +136,7 @@ impl Database {
             arrived: Condvar::new(),
             shared,
             gone: AtomicBool::new(false),
+            writing: FairLock::default(),
             compacting: AtomicBool::new(false),
             indexing: AtomicBool::new(false),
             heard,
@@ -234,6 +237,16 @@ impl Database {
     /// Whether the database has been deleted.
     pub fn is_gone(&self) -> bool {
         self.gone.load(Ordering::Acquire)
+    }
+
+    /// Returns what a request that writes holds until it is answered: a deletion waits for it.
+    pub async fn begin_writing(&self) -> RwLockReadGuard<'_, ()> {
+        self.writing.read().await
+    }
+
+    /// Waits until the requests that write are answered, for at most `most`. Later ones wait until the result is dropped.
+    pub async fn end_of_writing(&self, most: Duration) -> Option<RwLockWriteGuard<'_, ()>> {
+        tokio::time::timeout(most, self.writing.write()).await.ok()
     }
 
     /// Whether a compaction is under way.

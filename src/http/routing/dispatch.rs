@@ -73,6 +73,11 @@ async fn in_database(app: &Arc<App>, request: &mut Request, name: String, what: 
     };
     request.authorization.enter(&db)?;
     replicator::recognize(app, request, db.name(), &what);
+    let written = what.writes().then(|| db.clone());
+    let _writing = match &written {
+        Some(db) => Some(db.begin_writing().await),
+        None => None,
+    };
     match what {
         R::Create | R::Delete => Err(Failure::missing()),
         R::Info => Ok(database::get_info(&db)),

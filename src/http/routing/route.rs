@@ -171,6 +171,19 @@ pub enum DbRoute {
     Attachment(AttachmentVerb, String, String),
 }
 
+impl DbRoute {
+    /// Whether the request changes documents of an existing database.
+    pub fn writes(&self) -> bool {
+        match self {
+            DbRoute::Post | DbRoute::BulkDocs | DbRoute::Purge | DbRoute::Update(..) => true,
+            DbRoute::CreateIndex | DbRoute::DeleteIndexes | DbRoute::DeleteIndex { .. } => true,
+            DbRoute::Document(verb, _) => *verb != DocumentVerb::Get,
+            DbRoute::Attachment(verb, ..) => *verb != AttachmentVerb::Get,
+            _ => false,
+        }
+    }
+}
+
 /// What is done with a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DocumentVerb {

@@ -1,7 +1,7 @@
 //! A database as a whole: creation, deletion, counters, `_security` and limits.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::{StatusCode, header};
 use serde_json::{Value, json};
@@ -73,6 +73,9 @@ pub async fn create(app: &Arc<App>, request: &Request, name: String) -> Result<A
     Ok(ok(StatusCode::CREATED).with_text(header::LOCATION, &request.absolute_uri(&location)))
 }
 
+/// How long a deletion waits for writes that began before it.
+const WRITES_END: Duration = Duration::from_secs(1);
+
 /// `DELETE /{db}`.
 pub async fn delete(app: &Arc<App>, request: &Request, name: String) -> Result<Answer> {
     if request.query.get("rev").is_some() {
@@ -84,6 +87,12 @@ pub async fn delete(app: &Arc<App>, request: &Request, name: String) -> Result<A
     // rights.
     let is_emptied = !request.user.is_server_admin();
     request.authorization.check().await?;
+    // A write that came before, perhaps from the same client, is not told that the database does not exist.
+    let open = app.databases.opened(&name);
+    let _alone = match &open {
+        Some(database) => database.end_of_writing(WRITES_END).await,
+        None => None,
+    };
     let (databases, deleted) = (app.databases.clone(), name.clone());
     let made = blocking(move || {
         let security = match is_emptied {
