@@ -42,6 +42,9 @@ describe('documents in the console', { skip: noConsole }, () => {
     await page.getByRole('link', { name: 'New document' }).first().click();
     await page.getByLabel('Id', { exact: true }).fill('a/b');
     const code = page.getByLabel(/^Text of the/);
+    await code.fill('{"_id": "other"}');
+    await page.getByRole('button', { name: 'Make the document' }).click();
+    await page.getByText('The member _id is “other”. The id is the one in the field above').waitFor();
     await code.fill('{"10": 1, "2": 1.0, "big": 1234567890123456789, "exp": 1e30, "o": {"__proto__": {"x": 1}}}');
     await page.getByRole('button', { name: 'Make the document' }).click();
     await page.getByRole('heading', { name: 'a/b', level: 1 }).waitFor();

@@ -39,12 +39,15 @@ export async function writeText(db, id, text, signal) {
   return (await api.send('PUT', api.docPath(db, id), { text, signal })).json;
 }
 
-/** Checks a text before it is sent: returns its Map, or throws an error with `line` and `column` where there are any. */
-export function checkText(text, id) {
+/**
+ * Checks a text before it is sent: returns its Map, or throws an error with `line` and `column` where there are any.
+ * `otherId`: what to do about another `_id` than `id`.
+ */
+export function checkText(text, id, otherId) {
   const doc = parse(text);
   if (!(doc instanceof Map)) throw new SyntaxError('A document is an object: { … }');
   const own = doc.get('_id');
-  if (own !== undefined && id !== undefined && own !== id) throw new SyntaxError(`The member _id is “${own}”. To keep a copy under another id, use “Duplicate”.`);
+  if (own !== undefined && id !== undefined && own !== id) throw new SyntaxError(`The member _id is “${own}”. ${otherId}`);
   const reserved = [...doc.keys()].find((name) => name.startsWith('_') && !['_id', '_rev', '_deleted', '_attachments', '_revisions'].includes(name));
   if (reserved) throw new SyntaxError(`Names that begin with _ are reserved: “${reserved}”.`);
   return doc;

@@ -85,7 +85,7 @@ const mayLeave = () => ask({ title: 'Leave without saving?', body: 'Your changes
 async function store(screen, code) {
   let doc;
   try {
-    doc = checkText(code.value, screen.id);
+    doc = checkText(code.value, screen.id, 'To keep a copy under another id, use “Duplicate”.');
   } catch (error) {
     code.fail(error.message, error.line, error.column);
     return null;
@@ -168,7 +168,7 @@ async function showNew(main, db, signal) {
       return;
     }
     try {
-      checkText(code.value, id.value);
+      checkText(code.value, id.value, 'The id is the one in the field above: remove the member, or make both the same.');
     } catch (error) {
       code.fail(error.message, error.line, error.column);
       return;
