@@ -246,10 +246,10 @@ impl Devices {
     }
 
     /// As [`Devices::seen`], for a record that is `stored` as it is held in memory. `None`: it is not, or something must be
-    /// written, or the session is not known. Does not block.
+    /// written, or the session is not known, or another call is at work, which may wait for the store. Does not block.
     pub fn seen_in_memory(&self, user: &str, issued: u64, client: &Client, stored: Option<&[u8]>) -> Option<String> {
         let now = self.now();
-        let mut shard = self.shard(user).lock();
+        let mut shard = self.shard(user).try_lock()?;
         let held = shard.get_mut(&user.to_owned()).filter(|held| held.stored == self.hasher.hash_one(stored))?;
         let device = held.record.devices.iter().find(|device| device.issued.contains(&issued))?;
         (!device.is_due(client, now)).then(|| device.id.clone())

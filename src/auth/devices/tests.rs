@@ -370,3 +370,17 @@ fn a_revocation_of_unknown_outcome_is_announced() {
     assert!(devices.revoke_all("ann", None).is_err());
     assert!(devices.revocations() > before, "open feeds are re-checked");
 }
+
+/// A call that changes the record waits for the store with the record locked.
+#[test]
+fn a_look_in_memory_does_not_wait_for_another_call() {
+    let House { devices, store, .. } = &house();
+    let issued = devices.begin("ann", &phone(), TIMEOUT).expect("begins");
+    let stored = store.get(&key("ann")).expect("reads");
+    let look = || devices.seen_in_memory("ann", issued, &phone(), stored.as_deref());
+    assert!(look().is_some());
+    let busy = devices.shard("ann").lock();
+    assert_eq!(look(), None);
+    drop(busy);
+    assert!(look().is_some());
+}
