@@ -172,7 +172,20 @@ suite('databases', (api) => {
     assert.equal((await deleted).status, 200);
   });
 
-  it('... but not for long', async () => {
+  it('a right that is withdrawn while a deletion waits does not count', async () => {
+    const db = await api.db();
+    await api.ok('PUT /_node/_local/_config/admins/eve', { body: '"pass of eve"' });
+    const write = await begun(db, 'a');
+    const deleted = api.call(`DELETE /${db}`, { as: 'eve:pass of eve' });
+    await Promise.race([deleted, new Promise((end) => { setTimeout(end, 100); })]);
+    await api.ok('DELETE /_node/_local/_config/admins/eve');
+    write.end();
+    assert.equal(await write.answered, 201);
+    assert.equal((await deleted).status, 401);
+    assert.equal((await api.ok(`GET /${db}`)).doc_count, 1);
+  });
+
+  it('a deletion does not wait for long', async () => {
     const db = await api.db();
     const write = await begun(db, 'a');
     assert.equal((await api.call(`DELETE /${db}`)).status, 200);

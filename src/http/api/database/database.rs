@@ -86,13 +86,13 @@ pub async fn delete(app: &Arc<App>, request: &Request, name: String) -> Result<A
     // Only a server admin removes a database. For the owner of a vault it is replaced by an empty one with the same
     // rights.
     let is_emptied = !request.user.is_server_admin();
-    request.authorization.check().await?;
     // A write that came before, perhaps from the same client, is not told that the database does not exist.
     let open = app.databases.opened(&name);
     let _alone = match &open {
         Some(database) => database.end_of_writing(WRITES_END).await,
         None => None,
     };
+    request.authorization.check().await?;
     let (databases, deleted) = (app.databases.clone(), name.clone());
     let made = blocking(move || {
         let security = match is_emptied {
