@@ -51,7 +51,7 @@ impl Databases {
         }
     }
 
-    /// The names of the databases with these numbers, in order. Skips those of deleted databases.
+    /// The names of the databases with these numbers, in order, each once. Skips those of deleted databases.
     fn names_of(&self, mut numbers: BTreeSet<u64>) -> Result<Vec<String>> {
         let open: BTreeMap<u64, String> =
             self.all_opened().iter().map(|database| (database.number(), database.name().to_owned())).collect();
@@ -72,6 +72,33 @@ impl Databases {
             }
         }
         names.sort_unstable();
+        // A database that was deleted and made again has two numbers, as long as it is open here under the old one.
+        names.dedup();
         Ok(names)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::db::CreateOptions;
+    use crate::store::MemoryBlobs;
+    use crate::store::shared_memory::Cluster;
+
+    #[test]
+    fn a_database_that_another_node_made_again_has_one_event() {
+        let cluster = Cluster::new(Clock::system());
+        let node = || Databases::open(cluster.node(), Arc::new(MemoryBlobs::new()), Clock::system()).unwrap();
+        let (one, two) = (node(), node());
+        let create = || one.create("db", CreateOptions::default(), None).unwrap().number();
+        let first = create();
+        let _open = two.get("db").unwrap();
+        one.delete("db").unwrap();
+        let numbers = BTreeSet::from([first, create()]);
+        assert_eq!(numbers.len(), 2);
+        assert_eq!(two.names_of(numbers).unwrap(), ["db"]);
     }
 }
