@@ -129,10 +129,24 @@ async fn make(client: &mut Client, schema: &Schema) -> Result<(), Refused> {
 /// What an owner of the database runs, so that this role can make the tables.
 async fn rights(client: &Client, schema: &Schema) -> Result<String, Error> {
     let role: String = client.query_one("select quote_ident(current_user)", &[]).await?.get(0);
-    Ok(match has_schema(client, schema).await? {
-        true => format!("GRANT USAGE, CREATE ON SCHEMA {schema} TO {role};"),
-        false => format!("CREATE SCHEMA {schema} AUTHORIZATION {role};"),
-    })
+    if !has_schema(client, schema).await? {
+        return Ok(format!("CREATE SCHEMA {schema} AUTHORIZATION {role};"));
+    }
+    let grant = format!("GRANT USAGE, CREATE ON SCHEMA {schema} TO {role};");
+    let sql = "select exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace \
+               where n.nspname = $1 and c.relkind = 'r' and not pg_has_role(c.relowner, 'usage'))";
+    if !client.query_one(sql, &[&schema.name()]).await?.get::<_, bool>(0) {
+        return Ok(grant);
+    }
+    // Only their owner may change tables and functions.
+    let role = role.replace('\'', "''").replace('%', "%%");
+    Ok(format!(
+        "{grant} DO $$ DECLARE one text; BEGIN FOR one IN \
+         SELECT format('ALTER TABLE %s OWNER TO {role}', oid::regclass) FROM pg_class \
+         WHERE relnamespace = '{schema}'::regnamespace AND relkind = 'r' \
+         UNION ALL SELECT format('ALTER FUNCTION %s OWNER TO {role}', oid::regprocedure) FROM pg_proc \
+         WHERE pronamespace = '{schema}'::regnamespace LOOP EXECUTE one; END LOOP; END $$;"
+    ))
 }
 
 /// Marks the store as being filled, or as filled: other nodes refuse a store that a restore has not finished.

@@ -275,6 +275,15 @@ fn an_older_settee_refuses_newer_tables_and_a_role_without_rights_gets_the_sql()
     let sql = said.lines().find(|line| line.contains("GRANT USAGE, CREATE")).unwrap_or_else(|| panic!("{said}"));
     server.sql(sql);
     open(address(), &Options::default()).unwrap();
+    // Another role owns the tables.
+    server.sql(
+        "drop function owned.commit; alter table owned.slots drop column marks; update owned.meta set version = 3; \
+         reassign owned by poor to settee; grant all on schema owned to poor; grant all on all tables in schema owned to poor",
+    );
+    let said = open(address(), &Options::default()).err().unwrap().to_string();
+    let sql = said.lines().find(|line| line.contains("OWNER TO poor")).unwrap_or_else(|| panic!("{said}"));
+    server.sql(sql);
+    open(address(), &Options::default()).unwrap();
     let said =
         open(server.address("none"), &Options { existing: true, ..Options::default() }).err().unwrap().to_string();
     assert!(said.contains("there is no settee store"), "{said}");
