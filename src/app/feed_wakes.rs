@@ -139,12 +139,20 @@ async fn follow_one(
 ) -> Result<()> {
     // Subscribe, then read, so that no change is missed.
     let mut moved = database.watch();
-    let (mut done, mut purged) = (database.info().sequence, database.info().purge_sequence);
     // Changes from before this point are not followed one by one.
-    wakes.wake_all();
+    let from_here = || {
+        let from = (database.history(), database.info().sequence, database.info().purge_sequence);
+        wakes.wake_all();
+        from
+    };
+    let (mut history, mut done, mut purged) = from_here();
     loop {
         if *moved.borrow_and_update() == Moved::Gone {
             return Ok(());
+        }
+        // A failover that lost commits assigns their sequences again.
+        if database.history() != history {
+            (history, done, purged) = from_here();
         }
         loop {
             let of = database.clone();

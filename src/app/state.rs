@@ -123,9 +123,15 @@ impl App {
     /// of the document that the request reads or writes. Its record is read at the same time, and kept for that as long as
     /// what is returned.
     pub async fn catch_up(&self, name: &str, document: Option<&str>) -> error::Result<Option<Kept>> {
-        let accounts = self.auth.settings();
-        let names = [accounts.authentication_db.as_str(), name];
-        self.databases.catch_up_for(&names, document.map(|id| (name, id))).await
+        loop {
+            let accounts = self.auth.settings();
+            let names = [accounts.authentication_db.as_str(), name];
+            let kept = self.databases.catch_up_for(&names, document.map(|id| (name, id))).await?;
+            // Another node may have changed which database has the accounts.
+            if self.auth.settings().authentication_db == accounts.authentication_db {
+                return Ok(kept);
+            }
+        }
     }
 
     /// Passes changed settings to the parts that keep values from them. Call after every change of `config`.

@@ -18,7 +18,7 @@ use crate::error::{self, Error};
 pub struct Accounts {
     config: Arc<Live>,
     databases: Arc<Databases>,
-    /// By name; valid until the sequence of the users' database changes.
+    /// By name; valid until the users' database changes.
     held: Mutex<Bounded<String, (Place, Option<UserDocument>)>>,
     /// The users' database that was used last. Kept here so that it stays open.
     used: RwLock<Option<Arc<Database>>>,
@@ -26,8 +26,8 @@ pub struct Accounts {
     pub(crate) upgrading: Mutex<HashSet<String>>,
 }
 
-/// Which database at which sequence.
-pub type Place = (u64, u64);
+/// The number of a database, and its last change.
+pub type Place = (u64, (u64, u64));
 
 impl Accounts {
     pub fn new(config: Arc<Live>, databases: Arc<Databases>) -> Accounts {
@@ -46,7 +46,7 @@ impl Accounts {
         self.held.lock().len()
     }
 
-    /// The users' database that was used last, and its last sequence, which changes with every account.
+    /// The users' database that was used last, and its last change.
     /// `None`: it was deleted, or no account was looked up yet. Does not touch the store.
     pub fn place(&self) -> Option<Place> {
         let used = self.used.read();
@@ -85,8 +85,7 @@ impl Users for Accounts {
 
     fn document(&self, name: &str) -> error::Result<Option<UserDocument>> {
         let Some(database) = self.database()? else { return Ok(None) };
-        // The sequence is read before the document, so that a cached document is never older than its sequence
-        // says.
+        // Read before the document, so that a cached document is never older than its place says.
         let place = place_of(&database);
         if let Some(document) = self.held_at(place, name) {
             return Ok(document);
@@ -117,12 +116,14 @@ impl Users for Accounts {
 
     fn document_in_memory(&self, name: &str) -> Option<Option<UserDocument>> {
         let database = self.databases.opened(&users_database(self.config.settings().table()))?;
-        self.held_at(place_of(&database), name)
+        // Another database is not followed yet: `database` does that.
+        let is_followed = self.used.read().as_ref().is_some_and(|used| Arc::ptr_eq(used, &database));
+        if is_followed { self.held_at(place_of(&database), name) } else { None }
     }
 }
 
 fn place_of(database: &Database) -> Place {
-    (database.number(), database.info().sequence)
+    (database.number(), database.last_change())
 }
 
 /// About what members take as text.

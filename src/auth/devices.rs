@@ -52,7 +52,7 @@ pub struct Devices {
     /// Called with the user's name after a revocation.
     told: OnceLock<Told>,
     /// On a shared store: the number of the last revocation of any node that this node has processed.
-    learned: Mutex<Option<u64>>,
+    learned: Mutex<Option<revoked_users::Known>>,
 }
 
 /// A record in memory.
@@ -192,11 +192,12 @@ impl Devices {
 
     /// Takes over the record [`revoked_users::key`], in which every node notes whose sessions it has revoked: wakes
     /// the feeds of those users. The first call, before there are feeds, only notes where the record stands.
-    pub fn learn(&self, noted: Option<&[u8]>) -> Result<()> {
-        let mut last = self.learned.lock();
-        let (next, users) = revoked_users::after(noted, *last)?;
-        *last = Some(next);
-        drop(last);
+    /// `epoch`: the store's, read before the record.
+    pub fn learn(&self, noted: Option<&[u8]>, epoch: u64) -> Result<()> {
+        let mut known = self.learned.lock();
+        let (next, users) = revoked_users::after(noted, epoch, *known)?;
+        *known = Some(next);
+        drop(known);
         match users {
             Some(users) => users.iter().for_each(|user| self.announce(Some(user))),
             None => self.announce(None),

@@ -204,6 +204,13 @@ impl Database {
         self.wire_sequence(info.sequence, info.histories.mark())
     }
 
+    /// The last change: the epoch of its history, and its sequence. Unlike the sequence alone it never comes twice: a failover
+    /// that loses commits assigns their sequences again.
+    pub fn last_change(&self) -> (u64, u64) {
+        let info = &self.info.read().info;
+        (info.histories.last(), info.sequence)
+    }
+
     /// The epoch of the store's current history; `None` without a failover, and always on an embedded store.
     pub fn history(&self) -> Option<u64> {
         self.info.read().info.histories.mark()

@@ -37,8 +37,8 @@ const CONFIRMED: Duration = Duration::from_secs(10);
 /// first entry is removed.
 pub(super) const REMOVAL_DELAY: Duration = Duration::from_secs(30);
 
-/// Called with the new value of a record that has changed.
-pub(super) type Changed = Box<dyn Fn(Option<&[u8]>) -> Result<()> + Send + Sync>;
+/// Called with the new value of a record that has changed, and the store's epoch from before it was read.
+pub(super) type Changed = Box<dyn Fn(Option<&[u8]>, u64) -> Result<()> + Send + Sync>;
 
 /// Called with the new epoch of the store.
 pub(super) type OnNewHistory = Arc<dyn Fn(u64) -> Result<()> + Send + Sync>;

@@ -21,9 +21,9 @@ const POLL: Duration = Duration::from_secs(1);
 const PAGE: usize = 1000;
 
 impl Databases {
-    /// Calls `changed` with the new value whenever the record `key` has changed since the last read. Does nothing on
-    /// an embedded store.
-    pub fn remember(&self, key: Vec<u8>, changed: impl Fn(Option<&[u8]>) -> Result<()> + Send + Sync + 'static) {
+    /// Calls `changed` whenever the record `key` has changed since the last read, with the new value, and with the store's
+    /// epoch from before it was read. Does nothing on an embedded store.
+    pub fn remember(&self, key: Vec<u8>, changed: impl Fn(Option<&[u8]>, u64) -> Result<()> + Send + Sync + 'static) {
         if self.store().is_shared() {
             let remembered = Remembered { key, seen: Default::default(), changed: Box::new(changed) };
             self.freshness.remembered.write().push(Arc::new(remembered));
@@ -192,7 +192,7 @@ impl Question {
         for (record, value) in remembered.iter().zip(values) {
             let mut seen = record.seen.lock();
             if *seen != value {
-                (record.changed)(value.as_deref())?;
+                (record.changed)(value.as_deref(), asked.epoch)?;
                 *seen = value;
             }
         }

@@ -10,7 +10,7 @@ use crate::auth::Proof;
 pub struct Seen {
     settings: u64,
     revocations: u64,
-    /// The users' database and its last sequence.
+    /// The users' database and its last change.
     accounts: Option<Place>,
 }
 

@@ -200,7 +200,7 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
 /// failover. Blocks.
 fn remember_shared_records(app: &Arc<App>) -> Result<()> {
     let of = Arc::downgrade(app);
-    app.databases.remember(crate::config::live::change_key(), move |_| {
+    app.databases.remember(crate::config::live::change_key(), move |_, _| {
         let Some(app) = of.upgrade() else { return Ok(()) };
         app.config.learn()?;
         app.reconfigure();
@@ -208,8 +208,9 @@ fn remember_shared_records(app: &Arc<App>) -> Result<()> {
     });
     if let Some(devices) = app.auth.devices() {
         let devices = devices.clone();
-        devices.learn(app.store.get(&crate::auth::devices::revoked_users::key())?.as_deref())?;
-        app.databases.remember(crate::auth::devices::revoked_users::key(), move |noted| devices.learn(noted));
+        let (key, epoch) = (crate::auth::devices::revoked_users::key(), app.store.epoch()?);
+        devices.learn(app.store.get(&key)?.as_deref(), epoch)?;
+        app.databases.remember(key, move |noted, epoch| devices.learn(noted, epoch));
     }
     let (histories, indexes, uuid) = (app.views.histories().clone(), app.databases.index_store().clone(), app.uuid());
     upkeep::settle(&histories, &*indexes, &uuid, app.store.epoch()?)?;

@@ -48,14 +48,25 @@ pub(super) fn note(store: &dyn Store, batch: &mut Batch, user: &str) -> Result<(
     Ok(())
 }
 
-/// The number of the last revocation, and the users of those after `last`; `None`: there were too many to tell.
-/// Without a `last`, the node has just started and has no feeds. Without a `value`, nobody was revoked ever.
-pub(super) fn after(value: Option<&[u8]>, last: Option<u64>) -> Result<(u64, Option<Vec<String>>)> {
+/// Up to where a node knows the revocations: the store's epoch, and the number of the last one in it. A failover that loses
+/// commits assigns numbers again.
+pub(super) type Known = (u64, u64);
+
+/// What a node knows after it has read `value` in `epoch`, and the users of the revocations that are new to it; `None`: it
+/// cannot tell whose they are. A node that has just started knows nothing, and has no feeds. Without a `value`, nobody was
+/// revoked ever.
+pub(super) fn after(value: Option<&[u8]>, epoch: u64, known: Option<Known>) -> Result<(Known, Option<Vec<String>>)> {
     let mut noted = decode(value)?;
-    let new = last.map_or(0, |last| noted.last.saturating_sub(last));
+    let read = (epoch, noted.last);
+    let new = match known {
+        None => 0,
+        Some(known) if epoch > known.0 => return Ok((read, None)),
+        // It was read before what is known.
+        Some(known) if read <= known => return Ok((known, Some(Vec::new()))),
+        Some(known) => noted.last - known.1,
+    };
     let first = noted.users.len().checked_sub(usize::try_from(new).unwrap_or(usize::MAX));
-    let users = first.map(|first| noted.users.split_off(first));
-    Ok((noted.last.max(last.unwrap_or(0)), users))
+    Ok((read, first.map(|first| noted.users.split_off(first))))
 }
 
 #[cfg(test)]
@@ -71,7 +82,12 @@ mod tests {
             note(&store, &mut batch, user).unwrap();
             store.commit(batch).unwrap();
         };
-        let learn = |last| after(store.get(&key()).unwrap().as_deref(), last).unwrap();
+        let stored = || store.get(&key()).unwrap();
+        let learn = |last: Option<u64>| {
+            let ((epoch, next), users) = after(stored().as_deref(), 1, last.map(|last| (1, last))).unwrap();
+            assert_eq!(epoch, 1);
+            (next, users)
+        };
         assert_eq!(learn(None), (0, Some(vec![])));
         revoke("ann");
         assert_eq!(learn(Some(0)), (1, Some(vec!["ann".to_owned()])));
@@ -85,5 +101,8 @@ mod tests {
         }
         assert_eq!(learn(Some(2)).1.unwrap().len(), MOST);
         assert_eq!(learn(Some(1)), (MOST as u64 + 2, None));
+        let in_epoch = |epoch, last| after(stored().as_deref(), epoch, Some((3, last))).unwrap();
+        assert_eq!(in_epoch(4, 900), ((4, MOST as u64 + 2), None), "revocations up to 900 were lost");
+        assert_eq!(in_epoch(2, 1), ((3, 1), Some(vec![])), "it was read before a failover");
     }
 }

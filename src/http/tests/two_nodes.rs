@@ -294,6 +294,71 @@ async fn open_feeds_end_when_the_right_to_them_ends_on_the_other_node() {
     assert!(within(by_database.ends()).await);
 }
 
+#[tokio::test]
+async fn a_password_that_a_failover_lost_is_not_valid_when_its_sequence_comes_again() {
+    let Nodes { cluster, one, two } = nodes(&[]).await;
+    let path = "/_users/org.couchdb.user:tom";
+    let set = async |password: &str| {
+        let mut tom = done(&one, &format!("GET {path}"), ADMIN, Value::Null).await.json();
+        tom["password"] = json!(password);
+        done(&one, &format!("PUT {path}"), ADMIN, tom).await;
+    };
+    let signs_in = async |running: &Running, password: &str| {
+        status(running, "GET /_session", &basic("tom", password)).await == 200
+    };
+    done(&one, "POST /_users", ADMIN, account("tom", "first", &[])).await;
+    let kept = cluster.entries();
+    set("lost").await;
+    assert!(signs_in(&one, "lost").await && signs_in(&two, "lost").await);
+    cluster.fail_over_to(kept);
+    set("new").await;
+    for running in [&one, &two] {
+        assert!(signs_in(running, "new").await);
+        assert!(!signs_in(running, "lost").await && !signs_in(running, "first").await);
+    }
+}
+
+#[tokio::test]
+async fn revocations_end_feeds_after_a_failover_that_lost_some() {
+    let Nodes { cluster, one, two } = nodes(&[]).await;
+    done(&one, "PUT /db", ADMIN, Value::Null).await;
+    done(&one, "PUT /db/first", ADMIN, json!({})).await;
+    done(&one, "PUT /db/_security", ADMIN, json!({"members": {"names": ["tom"]}})).await;
+    done(&one, "POST /_users", ADMIN, account("tom", "pw", &[])).await;
+    let kept = cluster.entries();
+    for _ in 0..3 {
+        let lost = cookie(&one, "tom", "pw").await;
+        done(&one, "DELETE /_session", &lost, Value::Null).await;
+        assert_eq!(done_or_refused(&two, &lost).await, "");
+    }
+    cluster.fail_over_to(kept);
+    for _ in 0..2 {
+        let session = cookie(&two, "tom", "pw").await;
+        let mut open = feed(&two, &session).await;
+        done(&one, "DELETE /_session", &session, Value::Null).await;
+        assert!(within(open.ends()).await);
+    }
+}
+
+#[tokio::test]
+async fn accounts_are_current_after_another_node_changed_which_database_has_them() {
+    let Nodes { one, two, .. } = nodes(&[]).await;
+    let accounts = async |name: &str| {
+        done(&one, "PUT /_node/_local/_config/chttpd_auth/authentication_db", ADMIN, json!(name)).await;
+    };
+    let tom = basic("tom", "pw");
+    done(&one, "PUT /people", ADMIN, Value::Null).await;
+    accounts("people").await;
+    let made = done(&one, "POST /people", ADMIN, account("tom", "pw", &[])).await.json();
+    assert_eq!(status(&two, "GET /_session", &tom).await, 200);
+    accounts("_users").await;
+    assert_eq!(status(&two, "GET /_session", &tom).await, 401);
+    let path = format!("/people/org.couchdb.user:tom?rev={}", made["rev"].as_str().unwrap());
+    done(&one, &format!("DELETE {path}"), ADMIN, Value::Null).await;
+    accounts("people").await;
+    assert_eq!(status(&two, "GET /_session", &tom).await, 401);
+}
+
 /// The keys of a view's rows.
 async fn view_keys(running: &Running) -> Value {
     let reply = done(running, "GET /db/_design/d/_view/v", ADMIN, Value::Null).await.json();
