@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::attachment_upload::AttachmentRules;
-use super::bulk_refusal::{self, RefusalLog};
+use super::refusal::{self, RefusalLog};
 use super::{edit, local};
 use crate::app::App;
 use crate::blocking::{beside, blocking};
@@ -102,8 +102,8 @@ async fn decode(app: &App, request: &mut Request, database: &Database, text: &st
             Ok(Member::Decoded(id, split))
         }
         Ok(_) => Err(edit::no_path()),
-        Err(error) if bulk_refusal::is_by_itself(&error, mode, doc.get(), limits.depth) => {
-            let (id, rev) = (bulk_refusal::id_of(doc.get()), bulk_refusal::rev_of(doc.get()));
+        Err(error) if refusal::is_by_itself(&error, mode, doc.get(), limits.depth) => {
+            let (id, rev) = (refusal::id_of(doc.get()), refusal::rev_of(doc.get()));
             Ok(Member::Refused { id, rev, error })
         }
         Err(error) => Err(error.into()),
@@ -218,7 +218,7 @@ async fn convert(
                     edits.push(edit);
                     refused.push(None);
                 }
-                Err(error) if mode == Mode::Replicated && bulk_refusal::is_of_document(&error) => {
+                Err(error) if mode == Mode::Replicated && refusal::is_of_document(&error) => {
                     refused.push(Some(error));
                 }
                 Err(error) => return Err(error),
@@ -260,7 +260,7 @@ fn answer(
                 if mode == Mode::Replicated {
                     log.refused(&id, &error);
                 }
-                bulk_refusal::row(&id, rev.as_deref(), &error, mode)
+                refusal::row(&id, rev.as_deref(), &error, mode)
             }
         };
         if out.len() > 1 {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::attachment_upload::AttachmentRules;
+use super::refusal;
 use super::revision::named_revision;
 use crate::blocking::blocking;
 use crate::db::parse::{Limits, Split, Stub};
@@ -18,6 +19,12 @@ pub fn limits(request: &Request) -> Limits {
         depth: request.settings.max_json_depth,
         bytes: usize::try_from(request.settings.max_document_size).unwrap_or(usize::MAX),
     }
+}
+
+/// Parses the text of the one document that a request writes. `id`: as in its path.
+pub fn split(request: &Request, database: &Database, id: &str, text: &[u8], mode: Mode) -> Result<Split> {
+    crate::db::parse::split(text, &limits(request))
+        .map_err(|error| refusal::of_text(request, database.name(), id, error, mode, text))
 }
 
 /// Checks the document's id and the names of its attachments. `id` takes precedence over the id in `split`.
@@ -92,7 +99,7 @@ pub async fn prepare(
 /// Checks a document and the revision that the request names for it: in the body, the query or `If-Match`. A
 /// replicated document must name one.
 pub fn admit(database: &Database, request: &Request, id: &str, split: &mut Split, mode: Mode) -> error::Result<()> {
-    check(database, request, id, split)?;
+    check(database, request, id, split).map_err(|error| refusal::of_one(request, database.name(), id, error, mode))?;
     match mode {
         Mode::Interactive => split.rev = named_revision(request, split.rev.take())?,
         Mode::Replicated if split.rev.is_none() => split.rev = named_revision(request, None)?,

@@ -33,6 +33,16 @@ pub struct Decoded {
     pub reply: Reply,
 }
 
+impl Decoded {
+    /// Whether the write is that of a replicator.
+    pub fn mode(&self) -> Mode {
+        match self.change {
+            Change::Document(_, mode) => mode,
+            Change::Local { .. } | Change::DeleteLocal { .. } => Mode::Interactive,
+        }
+    }
+}
+
 /// What is written.
 pub enum Change {
     Document(Incoming, Mode),
@@ -103,7 +113,13 @@ pub async fn put(request: &mut Request, database: &Arc<Database>, id: String) ->
     let edit = if content_type.to_ascii_lowercase().starts_with("multipart/related") {
         multipart_in::receive(request, database, id, mode).await?
     } else {
-        let split = document(request).await?;
+        let split = match mode {
+            Mode::Interactive => document(request).await?,
+            Mode::Replicated => {
+                let text = request.json_text_of_any_depth().await?;
+                edit::split(request, database, &id, text.as_bytes(), mode)?
+            }
+        };
         from_split(request, database, id, split, mode).await?
     };
     Ok(ordinary(request, database, edit, mode))

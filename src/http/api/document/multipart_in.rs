@@ -35,7 +35,7 @@ pub async fn receive(request: &mut Request, database: &Arc<Database>, id: String
         return Err(malformed("the first part is not application/json").into());
     }
     let text = collect(&mut parts, limits.bytes, &id).await?;
-    let mut split = crate::db::parse::split(&text, &limits)?;
+    let mut split = edit::split(request, database, &id, &text, mode)?;
     edit::admit(database, request, &id, &mut split, mode)?;
     let (following, others): (Vec<_>, Vec<_>) =
         std::mem::take(&mut split.attachments).into_iter().partition(|(_, stub)| matches!(stub, Stub::Follows { .. }));

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::incoming::{self, Copied};
 use super::local;
+use super::refusal;
 use super::write::write;
 use crate::app::App;
 use crate::blocking::blocking;
@@ -21,8 +22,16 @@ const COPY_ATTEMPTS: usize = 3;
 /// `PUT /{db}/{id}`.
 pub async fn put(app: &Arc<App>, request: &mut Request, database: Arc<Database>, id: String) -> Result<Answer> {
     let syncing = request.syncing.clone().filter(|_| !id.starts_with("_local/")).map(|syncing| (syncing, id.clone()));
-    let decoded = incoming::put(request, &database, id).await?;
-    let answer = write(app, request.by(), &database, decoded).await;
+    let answer = match incoming::put(request, &database, id.clone()).await {
+        Ok(decoded) => {
+            let mode = decoded.mode();
+            write(app, request.by(), &database, decoded).await.map_err(|failure| match failure {
+                Failure::Domain(error) => refusal::of_one(request, database.name(), &id, error, mode).into(),
+                other => other,
+            })
+        }
+        Err(failure) => Err(failure),
+    };
     if let Some((syncing, id)) = syncing {
         let bytes = request.header(http::header::CONTENT_LENGTH).and_then(|length| length.parse().ok()).unwrap_or(0);
         let refused: Vec<_> = answer.as_ref().err().map(|failure| refused_row(&id, failure)).into_iter().collect();

@@ -1,4 +1,5 @@
-//! Documents of `_bulk_docs` that are refused by themselves, while the rest of the request is written.
+//! Replicated documents that are refused by themselves: of `_bulk_docs`, while the rest of the request is written, and of
+//! `PUT` with `new_edits=false`, by which CouchDB's replicator sends a document with attachments.
 //!
 //! A replicator goes on after a refused document only if the document's own row says `forbidden` or
 //! `unauthorized` (PouchDB, `replicate.js`). Any other word, and an error for the whole request, makes it stop, or send
@@ -6,9 +7,9 @@
 //! whole database forever. Therefore an error of one replicated document becomes `forbidden`, with CouchDB's word in
 //! the reason, and the log names the document.
 //!
-//! Errors that may pass (a full disk, a failing store, an attachment whose content must be sent again) and those of a
-//! client that does not speak the protocol (no revision) keep their words and their extent: after `forbidden`, the
-//! replicator would never send the document again.
+//! Errors that may pass (a full disk, a failing store, an attachment whose content must be sent again, a function that does
+//! not compile or had too little time) and those of a client that does not speak the protocol (no revision) keep their
+//! words and their extent: after `forbidden`, the replicator would never send the document again.
 
 use std::fmt;
 
@@ -47,6 +48,50 @@ pub fn is_of_document(error: &Error) -> bool {
     )
 }
 
+/// Whether the cause is this document, be it that a function threw something. `id`: its JSON.
+fn is_final(id: &str, error: &Error) -> bool {
+    let is_design = id.starts_with("\"_design/");
+    match error {
+        Error::Script { word, .. } => match word.as_str() {
+            "os_process_error" | "timeout" | "InternalError" => false,
+            "compilation_error" => is_design,
+            _ => true,
+        },
+        Error::NotFound(_) | Error::QueryParse(_) => true,
+        error => is_of_document(error),
+    }
+}
+
+/// The error of a replicated document that is refused by itself.
+fn forbidden(error: &Error) -> Error {
+    let failure = Failure::Domain(error.clone());
+    let (_, word, reason) = wire(&failure);
+    Error::Forbidden(format!("{word}: {reason}"))
+}
+
+/// The error of a request that writes one document, which `id` names. If the document is a replicated one and the cause, its
+/// replicator gets to know that, and the log names it. It knows the status 413.
+pub fn of_one(request: &Request, database: &str, id: &str, error: Error, mode: Mode) -> Error {
+    let id = quote(id);
+    if mode == Mode::Interactive || !is_final(&id, &error) {
+        return error;
+    }
+    RefusalLog::new(request, database).refused(&id, &error);
+    if matches!(error, Error::TooLarge { .. }) { error } else { forbidden(&error) }
+}
+
+/// As [`of_one`], for a document that cannot be decoded. If `text` is no JSON, or has members that no server has stored, the
+/// request is wrong.
+pub fn of_text(request: &Request, database: &str, id: &str, error: Error, mode: Mode, text: &[u8]) -> Error {
+    let text = std::str::from_utf8(text).unwrap_or_default().trim_ascii();
+    let is_json = serde_json::from_str::<&RawValue>(text).is_ok();
+    let is_stored = !matches!(error, Error::DocValidation(_));
+    match is_json && is_stored && is_by_itself(&error, mode, text, request.settings.max_json_depth) {
+        true => of_one(request, database, id, error, mode),
+        false => error,
+    }
+}
+
 /// Whether the document has no revision that a replicator would send: `_rev` that does not begin with a number.
 fn is_without_revision(error: &Error, text: &str) -> bool {
     let is_number = |rev: &str| rev.split_once('-').is_some_and(|(number, _)| number.parse::<f64>().is_ok());
@@ -68,12 +113,12 @@ pub fn rev_of(text: &str) -> Option<String> {
 /// The row of a document that was not written. `id` and `rev` are JSON. As in CouchDB, only the row of a replicated
 /// document has the revision.
 pub fn row(id: &str, rev: Option<&str>, error: &Error, mode: Mode) -> String {
-    let failure = Failure::Domain(error.clone());
+    let failure = Failure::Domain(match mode == Mode::Replicated && is_final(id, error) {
+        true => forbidden(error),
+        false => error.clone(),
+    });
     let (_, word, reason) = wire(&failure);
-    let (word, reason) = match mode == Mode::Replicated && is_of_document(error) {
-        true => ("forbidden".into(), format!("{word}: {reason}").into()),
-        false => (word, reason_json(&failure, reason)),
-    };
+    let reason = reason_json(&failure, reason);
     let rev = rev.filter(|_| mode == Mode::Replicated).map_or_else(String::new, |rev| format!("\"rev\":{rev},"));
     format!("{{\"id\":{id},{rev}\"error\":{},\"reason\":{}}}", quote(&word), reason)
 }
@@ -106,7 +151,7 @@ impl<'a> RefusalLog<'a> {
             let id = serde_json::from_str(id).unwrap_or_else(|_| id.to_owned());
             self.rows.push([id, word.into_owned(), reason.into_owned()]);
         }
-        if !is_of_document(error) {
+        if !is_final(id, error) {
             return;
         }
         self.refused += 1;
@@ -121,7 +166,7 @@ impl<'a> RefusalLog<'a> {
                 reason,
                 user = self.request.user.name.as_deref().unwrap_or("-"),
                 id = self.request.id,
-                "a document of a replicated batch was refused; the rest was written"
+                "a replicated document was refused; the others are written"
             );
         }
     }
@@ -131,7 +176,7 @@ impl Drop for RefusalLog<'_> {
     fn drop(&mut self) {
         if self.refused > NAMED {
             let (more, id) = (self.refused - NAMED, &self.request.id);
-            tracing::warn!(database = self.database, more, id, "more documents of a replicated batch were refused");
+            tracing::warn!(database = self.database, more, id, "more replicated documents were refused");
         }
     }
 }
