@@ -56,6 +56,14 @@ suite('databases', (api) => {
     { name: 'create it again', req: 'PUT /{db}x', status: 201 },
     { name: 'a recreated database is empty', req: 'GET /{db}x', status: 200, like: { doc_count: 0, update_seq: /^0/ } },
     { name: 'clean up', req: 'DELETE /{db}x', status: 200 },
+    {
+      name: 'behind two proxies, Location has the host that the client has asked',
+      req: 'PUT /{db}x',
+      send: { 'X-Forwarded-Host': 'one.example, two.example', 'X-Forwarded-Proto': 'https, http' },
+      status: 201,
+      headers: { Location: (got, { db }) => got === `https://one.example/${db}x` },
+    },
+    { name: 'clean up again', req: 'DELETE /{db}x', status: 200 },
     { name: 'a trailing slash is the same database', req: 'GET /{db}/', status: 200, like: { doc_count: 0 } },
     {
       name: 'PATCH is not allowed',

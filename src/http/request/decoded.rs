@@ -157,7 +157,11 @@ impl Request {
     /// `scheme://host` + `path`, as the client sees this server (`chttpd.erl`, `absolute_uri`); below the path
     /// that a proxy reports, which CouchDB does not know.
     pub fn absolute_uri(&self, path: &str) -> String {
-        let named = |key: &str| self.settings.get("chttpd", key).and_then(|name| header_text(self.headers.get(name)?));
+        // Each of several proxies may add its value: the first one is the client's.
+        let named = |key: &str| {
+            let text = self.settings.get("chttpd", key).and_then(|name| header_text(self.headers.get(name)?))?;
+            text.split(',').map(str::trim).find(|value| !value.is_empty())
+        };
         let host = named("x_forwarded_host").or_else(|| self.header(header::HOST)).unwrap_or("localhost:5984");
         let prefix = named("x_forwarded_prefix").filter(|prefix| prefix.starts_with('/')).unwrap_or("");
         let prefix = prefix.trim_end_matches('/');
