@@ -12,6 +12,8 @@ suite('local documents', (api) => {
     // Local documents never conflict in CouchDB: a write increments the revision that it names.
     { name: 'PUT with an old revision increments it', req: 'PUT /{db}/_local/c', body: { _rev: '0-1', seq: 3 }, status: 201, like: { rev: '0-2' } },
     { name: 'PUT without a revision restarts at 0-1', req: 'PUT /{db}/_local/c', body: { seq: 4 }, status: 201, like: { rev: '0-1' } },
+    { name: 'the revision in the query counts', req: 'PUT /{db}/_local/c?rev=0-4', body: { seq: 4 }, status: 201, like: { rev: '0-5' } },
+    { name: 'one that is none in the query', req: 'PUT /{db}/_local/c?rev=x', body: { seq: 4 }, status: 400, error: 'bad_request', reason: 'Invalid rev format' },
     { name: 'a missing local document', req: 'GET /{db}/_local/none', status: 404, error: 'not_found', reason: 'missing' },
     { name: 'an invalid revision', req: 'PUT /{db}/_local/c', body: { _rev: 'x' }, status: 400, error: 'bad_request' },
     { name: 'with a slash in the id', req: 'PUT /{db}/_local/a%2Fb', body: {}, status: 201, like: { id: '_local/a/b' } },

@@ -14,7 +14,7 @@ use http::{StatusCode, header};
 use percent_encoding::percent_decode;
 
 use super::attachment_upload::AttachmentRules;
-use super::revision::{named_revision, parse_revision};
+use super::revision::{explicit_revision, named_revision, parse_revision};
 use super::{edit, multipart_in};
 use crate::app::App;
 use crate::db::parse::Split;
@@ -101,7 +101,7 @@ pub fn encode(segment: &str) -> String {
 pub async fn put(request: &mut Request, database: &Arc<Database>, id: String) -> Result<Decoded> {
     if id.starts_with("_local/") {
         let split = document(request).await?;
-        return Ok(local(request, database, id, split));
+        return local(request, database, id, split);
     }
     check_document_id(&id, database.is_partitioned())?;
     let mode = match request.query.get("new_edits") {
@@ -134,7 +134,7 @@ pub async fn post(app: &App, request: &mut Request, database: &Arc<Database>) ->
         None => app.uuids.make(&request.settings.uuids),
     };
     if id.starts_with("_local/") {
-        return Ok(local(request, database, id, split));
+        return local(request, database, id, split);
     }
     let mode = match request.query.get("new_edits") {
         Some("false") => Mode::Replicated,
@@ -173,14 +173,15 @@ fn ordinary(request: &Request, database: &Database, edit: Incoming, mode: Mode) 
 }
 
 /// A write of a `_local` document. Drops inline attachments silently, as CouchDB does.
-fn local(request: &Request, database: &Database, id: String, split: Split) -> Decoded {
+fn local(request: &Request, database: &Database, id: String, split: Split) -> Result<Decoded> {
     if split.deleted {
-        return local_deletion(id);
+        return Ok(local_deletion(id));
     }
+    let rev = explicit_revision(request, split.rev)?;
     let name = local_name(&id);
     let checkpoint = Checkpoint::read(request, database, &name, &split.body);
     let reply = Reply::created(request, database, &id);
-    Decoded { id, change: Change::Local { name, json: split.body, rev: split.rev, checkpoint }, reply }
+    Ok(Decoded { id, change: Change::Local { name, json: split.body, rev, checkpoint }, reply })
 }
 
 fn local_deletion(id: String) -> Decoded {
