@@ -181,8 +181,8 @@ pub fn finds(data: &[u8]) {
     document.insert("_rev".into(), "1-a".into());
     let document = Value::Object(document);
     if let Some(fields) = &request.fields {
-        let shown = fields.extract(&document);
-        assert_eq!(fields.extract(&shown), shown, "what is shown has all that is shown");
+        let shown = fields.project(&document.to_string());
+        assert_eq!(fields.project(&shown), shown, "what is shown has all that is shown");
     }
     // Not covered: a sort omits documents without its fields; and ICU reorders some letters (Thai and Lao
     // vowels), so that the range of a `$beginsWith` on them misses matches, as in CouchDB.

@@ -130,7 +130,8 @@ fn slice(text: &str, range: Range<usize>) -> &str {
     text.get(range).unwrap_or_default()
 }
 
-fn skip_separators(bytes: &[u8], mut at: usize) -> usize {
+/// The position of the next byte that is neither white space nor between values.
+pub(crate) fn skip_separators(bytes: &[u8], mut at: usize) -> usize {
     while matches!(bytes.get(at), Some(b',' | b':' | b' ' | b'\n' | b'\r' | b'\t')) {
         at += 1;
     }
@@ -138,7 +139,7 @@ fn skip_separators(bytes: &[u8], mut at: usize) -> usize {
 }
 
 /// The position after the closing quote of the string that opens at `at`, or the end of the text.
-pub(super) fn string_end(bytes: &[u8], at: usize) -> usize {
+pub(crate) fn string_end(bytes: &[u8], at: usize) -> usize {
     let mut at = at + 1;
     while let Some(byte) = bytes.get(at) {
         match byte {
@@ -151,7 +152,7 @@ pub(super) fn string_end(bytes: &[u8], at: usize) -> usize {
 }
 
 /// The end of the value that starts at `at`; `at` itself if there is no value.
-pub(super) fn value_end(bytes: &[u8], at: usize) -> usize {
+pub(crate) fn value_end(bytes: &[u8], at: usize) -> usize {
     let mut end = at;
     let mut depth = 0usize;
     while let Some(byte) = bytes.get(end) {

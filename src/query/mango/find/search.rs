@@ -1,7 +1,7 @@
 //! Executes a query: reads rows of the index and their documents, and tests each against the selector
 //! (CouchDB's `mango_cursor_view`).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -17,7 +17,6 @@ use crate::db::read::render;
 use crate::db::record::{BodyRecord, LeafRow};
 use crate::db::{Database, Wanted, Within};
 use crate::error::{Error, Result};
-use crate::json;
 use crate::query::mango::planner::{self, Plan};
 use crate::query::mango::request::FindRequest;
 use crate::query::view::{Definition, Progress, Reading, Views};
@@ -142,7 +141,7 @@ impl Search {
             if row.id.starts_with("_design/") && self.plan.index.is_all_docs() {
                 continue;
             }
-            let text = match &document {
+            let text = match document {
                 Some(document) => self.test(document)?,
                 None if self.plan.covering => self.test_covered(&row),
                 None => None,
@@ -233,60 +232,25 @@ impl Search {
     }
 
     /// The document in the form of the response, if it matches.
-    fn test(&self, document: &Document) -> Result<Option<String>> {
+    fn test(&self, document: Document) -> Result<Option<String>> {
         let selector = &self.request.selector;
-        let revision = document.revision.to_string();
         let special = selector.wants_special_members();
-        if !special && !selector.matches_body(&document.id, &revision, &document.body.json)? {
+        let Document { id, revision, body, whole } = document;
+        if !special && !selector.matches_body(&id, &revision.to_string(), &body.json)? {
             return Ok(None);
         }
-        let whole = match &document.whole {
-            Some(whole) => whole.clone(),
-            None => render::plain(&document.id, &document.revision, false, &document.body),
-        };
-        if !special && self.request.fields.is_none() {
-            return Ok(Some(whole));
-        }
-        if !special && let Some(text) = self.project_text(&whole) {
-            return Ok(Some(text));
-        }
-        let value: Value = json::read(&whole)
-            .map_err(|error| Error::Damaged(format!("the body of document {}: {error}", document.id)))?;
-        if special && !selector.matches(&value) {
-            return Ok(None);
+        let whole = whole.unwrap_or_else(|| render::plain(&id, &revision, false, &body));
+        drop(body);
+        if special {
+            let matches = selector.matches_text(&whole);
+            if !matches.map_err(|error| Error::Damaged(format!("the body of document {id}: {error}")))? {
+                return Ok(None);
+            }
         }
         Ok(Some(match &self.request.fields {
             None => whole,
-            Some(fields) => fields.extract(&value).to_string(),
+            Some(fields) => fields.project(&whole),
         }))
-    }
-
-    /// If all fields are whole top-level members, copies them from the text, so that numbers keep their
-    /// spelling.
-    fn project_text(&self, whole: &str) -> Option<String> {
-        let fields = self.request.fields.as_ref()?;
-        let names: Option<Vec<&str>> =
-            fields.paths().iter().map(|path| path.first().filter(|_| path.steps().len() == 1)).collect();
-        let names = names?;
-        let mut values: Vec<Option<&str>> = vec![None; names.len()];
-        let places: HashMap<&str, usize> = names.iter().enumerate().rev().map(|(at, name)| (*name, at)).collect();
-        for (name, value) in json::members(whole) {
-            if let Some(at) = places.get(&*name) {
-                values[*at] = Some(value);
-            }
-        }
-        let mut out = String::from("{");
-        for (name, value) in names.iter().zip(values) {
-            let Some(value) = value else { continue };
-            if out.len() > 1 {
-                out.push(',');
-            }
-            json::push_quoted(&mut out, name);
-            out.push(':');
-            out.push_str(value);
-        }
-        out.push('}');
-        Some(out)
     }
 
     /// Like [`Search::test`], for a document built from the index's key alone.
@@ -296,7 +260,7 @@ impl Search {
             set(&mut document, path.steps(), value.clone());
         }
         let fields = self.request.fields.as_ref()?;
-        self.request.selector.matches(&document).then(|| fields.extract(&document).to_string())
+        self.request.selector.matches(&document).then(|| fields.project(&document.to_string()))
     }
 
     /// The members after the documents: `bookmark`, `execution_stats` and `warning`, in CouchDB's order. Empty

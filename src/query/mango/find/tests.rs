@@ -107,9 +107,16 @@ async fn only_the_requested_fields_are_returned() {
         assert_eq!(documents, [wanted]);
     }
     let request = FindRequest::parse(&json!({"selector": {"_id": "a"}, "fields": ["big"]}), None).unwrap();
-    let mut search = Search::start(database, request, &views(), |_| Arc::new(|_, _| {})).await.unwrap();
+    let mut search = Search::start(database.clone(), request, &views(), |_| Arc::new(|_, _| {})).await.unwrap();
     // Digits that no number type can hold keep their spelling.
     assert_eq!(fitting(search.step(u64::MAX)).unwrap(), [r#"{"big":12345678901234567890123}"#]);
+    let fields = json!(["address.none", "tags.0", "big", "_rev"]);
+    for selector in [json!({"_id": "a"}), json!({"_id": "a", "_deleted": {"$exists": false}})] {
+        let request = FindRequest::parse(&json!({"selector": selector, "fields": fields}), None).unwrap();
+        let mut search = Search::start(database.clone(), request, &views(), |_| Arc::new(|_, _| {})).await.unwrap();
+        let found = fitting(search.step(u64::MAX)).unwrap().remove(0);
+        assert!(found.starts_with(r#"{"big":12345678901234567890123,"_rev":"1-"#), "{found}");
+    }
 }
 
 #[tokio::test]

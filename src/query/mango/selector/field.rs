@@ -119,16 +119,18 @@ impl FieldPath {
                     Some(member) => member,
                     None => return Found::Missing,
                 },
-                Value::Array(elements) => {
-                    let index = step.parse::<i64>().ok().and_then(|index| usize::try_from(index).ok());
-                    match index.and_then(|index| elements.get(index)) {
-                        Some(element) => element,
-                        None => return Found::BadPath,
-                    }
-                }
+                Value::Array(elements) => match index(step).and_then(|index| elements.get(index)) {
+                    Some(element) => element,
+                    None => return Found::BadPath,
+                },
                 _ => return Found::BadPath,
             };
         }
         Found::Value(here)
     }
+}
+
+/// The index of an array that a step of a path names.
+pub(crate) fn index(step: &str) -> Option<usize> {
+    step.parse::<i64>().ok().and_then(|index| usize::try_from(index).ok())
 }

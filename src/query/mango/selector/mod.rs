@@ -104,8 +104,8 @@ impl Selector {
     /// Whether the document with this id, revision and body (a JSON object without `_` members, as stored)
     /// matches. Parses only the members that the selector reads and skips the rest of the text.
     ///
-    /// For selectors that read other `_` members (see [`Selector::wants_special_members`]), the caller builds
-    /// the whole document and uses [`Selector::matches`].
+    /// For selectors that read other `_` members (see [`Selector::wants_special_members`]), the caller renders
+    /// the whole document and uses [`Selector::matches_text`].
     pub fn matches_body(&self, id: &str, rev: &str, body: &str) -> Result<bool> {
         let mut document = Map::new();
         for (name, value) in [("_id", id), ("_rev", rev)] {
@@ -116,6 +116,17 @@ impl Selector {
         self::matching::read_members(body, self.members.as_deref(), &mut document)
             .map_err(|error| Error::Damaged(format!("the body of document {id}: {error}")))?;
         Ok(self.matches(&Value::Object(document)))
+    }
+
+    /// Whether the document with this text (a JSON object with all members) matches. Parses only the members that the
+    /// selector reads.
+    ///
+    /// # Errors
+    /// The text is not a JSON object.
+    pub fn matches_text(&self, document: &str) -> serde_json::Result<bool> {
+        let mut members = Map::new();
+        self::matching::read_members(document, self.members.as_deref(), &mut members)?;
+        Ok(self.matches(&Value::Object(members)))
     }
 
     /// The top-level members of a document that the selector reads, in ascending order; `None` if it may read
