@@ -98,6 +98,33 @@ pub async fn blocking_in_turn<T: Send + 'static>(
     .await
 }
 
+/// A document of up to this many bytes is parsed without waiting for others.
+pub const PARSED_FREELY: u64 = 256 << 10;
+
+/// Kilobytes of larger documents that are read and parsed at the same time.
+const PARSED: u32 = 16 << 10;
+
+/// Permits for these.
+static PARSING: Semaphore = Semaphore::const_new(PARSED as usize);
+
+/// Runs a blocking call that reads documents and parses them into values, one after the other. The largest takes `bytes`
+/// bytes, with its attachments, which are not read. A value may take a hundred times as much memory as its text:
+/// therefore only few megabytes of large documents are parsed at the same time. That costs no time, since parsing keeps
+/// a processor busy.
+pub async fn parsing<T: Send + 'static>(bytes: u64, call: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    if bytes <= PARSED_FREELY {
+        return blocking(call).await;
+    }
+    // Most of what is larger than that is attachments.
+    let kilobytes = u32::try_from(bytes.div_ceil(1024)).map_or(PARSED / 2, |kilobytes| kilobytes.min(PARSED / 2));
+    let turn = PARSING.acquire_many(kilobytes).await.expect("the semaphore is never closed");
+    blocking(move || {
+        let _turn = turn;
+        call()
+    })
+    .await
+}
+
 /// Boxed, so that the runtime's code for a task is compiled once for each type of result, not for each of some 150
 /// closures: this takes 1 MB off the binary.
 async fn on_another_thread<T: Send + 'static>(call: Box<dyn FnOnce() -> Result<T> + Send>) -> Result<T> {
@@ -208,5 +235,30 @@ mod tests {
         assert!(blocking(|| Ok(MAY_BLOCK.get())).await.unwrap());
         // One thread in turn runs a blocking call and then the worker whose thread is blocked in place.
         assert!(!tokio::spawn(async { in_place(|| MAY_BLOCK.get()) }).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn few_large_documents_are_parsed_at_the_same_time() {
+        static NOW: AtomicUsize = AtomicUsize::new(0);
+        let call = |bytes| {
+            parsing(bytes, move || {
+                let now = NOW.fetch_add(1, Ordering::SeqCst) + 1;
+                std::thread::yield_now();
+                NOW.fetch_sub(1, Ordering::SeqCst);
+                Ok(now)
+            })
+        };
+        for (bytes, most) in [(1 << 20, 16), (6 << 20, 2), (8 << 20, 2), (1 << 30, 2), (u64::MAX, 2)] {
+            let calls: Vec<_> = (0..50).map(|_| tokio::spawn(call(bytes))).collect();
+            for call in calls {
+                assert!(call.await.unwrap().unwrap() <= most, "{bytes}");
+            }
+        }
+        // Others do not wait for them.
+        let all = PARSING.acquire_many(PARSED).await.unwrap();
+        assert_eq!(parsing(PARSED_FREELY, || Ok(1)).await, Ok(1));
+        let large = tokio::spawn(parsing(PARSED_FREELY + 1, || Ok(2)));
+        drop(all);
+        assert_eq!(large.await.unwrap(), Ok(2));
     }
 }

@@ -25,4 +25,5 @@ mod full_disk;
 mod http2;
 mod rights;
 mod scripts;
+mod selectors;
 mod slow_readers;

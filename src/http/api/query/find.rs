@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::view::task;
 use crate::app::App;
-use crate::blocking::blocking;
-use crate::db::{AT_ONCE, Database, Within};
+use crate::blocking::{PARSED_FREELY, blocking, parsing};
+use crate::db::{Database, Within};
 use crate::error::Error;
 use crate::http::api::document::body_writer;
 use crate::http::request::Request;
@@ -31,10 +31,10 @@ pub async fn find(
     let mut search =
         Search::start(database.clone(), asked, &app.views, |definition| task(app, &database, definition)).await?;
     Answer::stream(&request.line, "application/json", move |mut out| async move {
-        let (mut first, mut room) = (true, AT_ONCE);
+        let (mut first, mut room) = (true, PARSED_FREELY);
         loop {
             out.load(body_writer::cost(room)).await;
-            let (back, page) = blocking(move || {
+            let (back, page) = parsing(room, move || {
                 let page = search.step(room)?;
                 Ok((search, page))
             })
@@ -48,7 +48,7 @@ pub async fn find(
                 Within::Fits(None) => break,
                 Within::Fits(Some(documents)) => documents,
             };
-            room = AT_ONCE;
+            room = PARSED_FREELY;
             out.loaded(documents.iter().map(|document| document.len() as u64).sum());
             for document in documents {
                 out.write(if first { "{\"docs\":[\r\n" } else { ",\r\n" }).await;
