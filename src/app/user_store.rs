@@ -97,8 +97,7 @@ impl Users for Accounts {
         let document = match database.find(&id, Wanted::Winner) {
             Ok(found) => {
                 let conflicted = found.tree.leaves().iter().filter(|leaf| !leaf.deleted).count() > 1;
-                let mut members = members(&found.id, &found.body.json)?;
-                members.retain(|member, _| MEMBERS.contains(&member.as_str()));
+                let members = some_members(&found.id, &found.body.json, &MEMBERS)?;
                 Some(UserDocument { members, conflicted })
             }
             Err(Error::Missing | Error::Deleted | Error::NoDatabase) => None,
@@ -136,6 +135,17 @@ pub(crate) fn members(id: &str, json: &str) -> error::Result<Map<String, Value>>
     crate::json::read(json).map_err(|_| Error::Damaged(format!("the body of document {id}")))
 }
 
+/// Those of the members of a stored body that are `wanted`. Users choose the size of their documents, so the others are
+/// not parsed.
+fn some_members(id: &str, json: &str, wanted: &[&str]) -> error::Result<Map<String, Value>> {
+    let mut some = Map::new();
+    for (name, value) in crate::json::members(json).filter(|(name, _)| wanted.contains(&&**name)) {
+        let value = crate::json::read(value).map_err(|_| Error::Damaged(format!("the body of document {id}")))?;
+        some.insert(name.into_owned(), value);
+    }
+    Ok(some)
+}
+
 /// Maximum number of cached accounts, names without an account included.
 const HELD: usize = 8192;
 
@@ -145,3 +155,19 @@ const HELD_BYTES: usize = 4096;
 
 /// Maximum length in bytes of a name for which the cache records that no account has it.
 const HELD_NAME: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn other_members_of_an_account_are_not_parsed() {
+        let body = r#"{"name":"a","large":nonsense,"s\u0061lt":"s","roles":["r"],"salts":{"salt":1}}"#;
+        let some = some_members("a", body, &["roles", "salt"]).unwrap();
+        assert_eq!(Value::Object(some), json!({"salt": "s", "roles": ["r"]}));
+        assert!(some_members("a", r#"{"salt":nonsense}"#, &["salt"]).is_err());
+        assert!(members("a", body).is_err());
+    }
+}
