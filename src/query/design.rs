@@ -161,13 +161,13 @@ pub async fn check(scripts: &Scripts, database: u64, source: &str, partitioned: 
     for (name, view) in views(&design) {
         if let Some(map) = view.get("map").and_then(Value::as_str) {
             names.push(("map", name));
-            functions.push(map.to_owned());
+            functions.push(("map", map.to_owned()));
         }
         match view.get("reduce").and_then(Value::as_str) {
             Some(reduce) if reduce.starts_with('_') => check_builtin(reduce)?,
             Some(reduce) => {
                 names.push(("reduce", name));
-                functions.push(reduce.to_owned());
+                functions.push(("reduce", reduce.to_owned()));
             }
             None => {}
         }

@@ -20,6 +20,8 @@ use super::frozen::Freezer;
 use super::memory::{Account, Counted};
 use super::wire::Cause;
 
+/// Evaluates the source of a function; used by [`SANDBOX`].
+const SOURCE: &str = include_str!("source.js");
 /// What scripts see and what the engine calls: views, validation, filters.
 const SANDBOX: &str = include_str!("sandbox.js");
 /// The additions for shows, lists, updates and rewrites.
@@ -154,17 +156,18 @@ fn prepare<'js>(ctx: &Ctx<'js>, link: Rc<dyn Link>) -> rquickjs::Result<Object<'
         link.exchange(&part).map_err(|()| Exception::throw_message(&ctx, "the client went away"))
     };
     host.set("exchange", Function::new(ctx.clone(), next))?;
-    let (sandbox, render) = compiled()?;
+    let [source, sandbox, render] = compiled()?;
+    host.set("source", load(ctx, source)?.call::<_, Object>(())?)?;
     let table: Object = load(ctx, sandbox)?.call((host,))?;
     let inner: Object = table.get("inner")?;
     load(ctx, render)?.call::<_, ()>((table.clone(), inner))?;
     Ok(table)
 }
 
-/// Returns the bytecode of [`SANDBOX`] and [`RENDER`]. Parsing them takes ten times as long as everything
+/// Returns the bytecode of [`SOURCE`], [`SANDBOX`] and [`RENDER`]. Parsing them takes ten times as long as everything
 /// else that creates an environment.
-fn compiled() -> rquickjs::Result<&'static (Vec<u8>, Vec<u8>)> {
-    static COMPILED: OnceLock<(Vec<u8>, Vec<u8>)> = OnceLock::new();
+fn compiled() -> rquickjs::Result<&'static [Vec<u8>; 3]> {
+    static COMPILED: OnceLock<[Vec<u8>; 3]> = OnceLock::new();
     if let Some(compiled) = COMPILED.get() {
         return Ok(compiled);
     }
@@ -177,7 +180,7 @@ fn compiled() -> rquickjs::Result<&'static (Vec<u8>, Vec<u8>)> {
         };
         // Makes the C library read the time zone, which a confined worker cannot do.
         ctx.eval::<f64, _>("new Date(2020, 1, 1).getTimezoneOffset()")?;
-        rquickjs::Result::Ok((compile("sandbox", SANDBOX)?, compile("render", RENDER)?))
+        rquickjs::Result::Ok([compile("source", SOURCE)?, compile("sandbox", SANDBOX)?, compile("render", RENDER)?])
     })?;
     Ok(COMPILED.get_or_init(|| made))
 }

@@ -65,6 +65,8 @@ pub use self::worker::work;
 #[cfg(test)]
 mod render_tests;
 #[cfg(test)]
+mod source_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod worker_tests;

@@ -22,8 +22,6 @@
   const toStringOf = Object.prototype.toString;
   const slice = String.prototype.slice;
   const split = String.prototype.split;
-  const indexOf = String.prototype.indexOf;
-  const charCodeAt = String.prototype.charCodeAt;
   const exec = RegExp.prototype.exec;
   const place = /:(\d+):(\d+)/; // line and column in an error's stack
   const join = Array.prototype.join;
@@ -145,72 +143,39 @@
 
   // ---- compiling ------------------------------------------------------------------------------------------
 
-  // Stored functions are expressions (`function (doc) {...}`, an arrow function), often with a `;` or
-  // comments around them. Prefixed with `0,`, each is an expression whose value is the function. Source that
-  // is not an expression (declarations, then the function) is run as a program; its last value is the
-  // function. The last function of such a program may be a statement without a name, which CouchDB's engines
-  // accept and JavaScript does not: it gets a name, and its name becomes the last value.
-  function functionOf(source) {
-    before = 2;
-    try {
-      return evaluate('0,' + source);
-    } catch (error) {
-      if (!(error instanceof SyntaxErrorOf)) throw error;
-      try {
-        const made = program(source);
-        before = 0;
-        return made;
-      } catch (again) {
-        if (!(again instanceof SyntaxErrorOf)) throw again;
-        const named = withName(source, again);
-        if (named === null) throw error;
-        try {
-          const made = program(named);
-          before = 0;
-          return made;
-        } catch (third) {
-          throw third instanceof SyntaxErrorOf ? error : third;
-        }
+  const { functionOf, columnOf } = host.source;
+  const prototypeOf = Object.getPrototypeOf;
+  const asyncFunction = prototypeOf(async function () {});
+  const generators = [prototypeOf(function* () {}), prototypeOf(async function* () {})];
+
+  // Refuses a function whose result comes later: nobody waits for it, so that a validation or a filter would let
+  // everything pass. Of an `async` map function, rows that it emits before its first `await` count.
+  function refuseLater(made, kind) {
+    const from = prototypeOf(made);
+    if (from === generators[0] || from === generators[1] || (from === asyncFunction && kind !== 'map')) {
+      throw new TypeError('an async function or a generator cannot be used here');
+    }
+  }
+
+  // Refuses a promise or a generator as the result of a validation or filter.
+  function settled(value) {
+    if (typeof value === 'object' && value !== null) {
+      const tag = run(toStringOf, value, []);
+      if (tag === '[object Promise]' || tag === '[object Generator]' || tag === '[object AsyncGenerator]') {
+        throw ['error', 'invalid_result', 'The function returned ' + tag + ', whose result is not waited for.'];
       }
     }
+    return value;
   }
 
-  let before = 0; // number of columns that `functionOf` has put before the first line of the last source
-
-  // Runs a program and returns its last value. Its declarations are local to it, because two functions of a
-  // design document may declare different helpers with the same name.
-  const program = evaluate('(function () { return eval(arguments[0]); })');
-
-  // Gives a name to the function statement at which the parser stopped, and appends the name. Returns null
-  // if the parser stopped for another reason. The parser counts columns in bytes of UTF-8.
-  function withName(source, error) {
-    if (error.message !== 'function name expected') return null;
-    const found = run(exec, place, [text(error.stack)]);
-    if (found === null) return null;
-    let at = 0;
-    for (let line = +found[1]; line > 1; line--) {
-      at = run(indexOf, source, ['\n', at]) + 1;
-      if (at === 0) return null;
-    }
-    for (let left = +found[2] - 1; left > 0; at++) {
-      const unit = run(charCodeAt, source, [at]);
-      if (unit !== unit) return null;
-      // Each half of a surrogate pair is two of its four bytes.
-      left -= unit < 0x80 ? 1 : unit < 0x800 || (unit >= 0xd800 && unit < 0xe000) ? 2 : 3;
-    }
-    if (source[at] !== '(') return null;
-    let name = 'anonymous';
-    while (run(indexOf, source, [name]) >= 0) name += '_';
-    return run(slice, source, [0, at]) + ' ' + name + run(slice, source, [at]) + '\n;' + name + ';';
-  }
-  const SyntaxErrorOf = SyntaxError;
-
-  function compile(source, owner) {
+  // `kind`: `map`, or another word for other functions.
+  function compile(source, owner, kind) {
     if (!source) throw ['error', 'not_found', 'missing function'];
     if (owner) publish('require', requireFrom(owner));
     let compiled;
     try {
       compiled = functionOf(source);
+      if (typeof compiled === 'function') refuseLater(compiled, kind);
     } catch (error) {
       if (outOfMemory(error)) throw error;
       if (told !== null) throw { error: 'compilation_error', message: describe(error), at: error };
@@ -330,7 +295,7 @@
   function addMaps(definition) {
     const owner = { views: { lib: definition.lib } };
     for (let index = 0; index < definition.functions.length; index++) {
-      maps[index] = compile(definition.functions[index], owner);
+      maps[index] = compile(definition.functions[index], owner, 'map');
     }
     return '1';
   }
@@ -377,7 +342,13 @@
   }
 
   function addReduces(sources) {
-    for (let index = 0; index < sources.length; index++) reduces[index] = compile(sources[index], null);
+    for (let index = 0; index < sources.length; index++) reduces[index] = compile(sources[index], null, 'reduce');
+    return '1';
+  }
+
+  // Compiles a function of a view that is about to be stored: [kind, source].
+  function check(input) {
+    compile(input[1], null, input[0]);
     return '1';
   }
 
@@ -428,7 +399,7 @@
         throw ['error', 'not_found', 'missing ' + path[0] + ' function ' + path[path.length - 1] + ' on design doc ' + design._id];
       }
       if (index + 1 === path.length) {
-        const made = compile(next, design);
+        const made = compile(next, design, path[0] === 'views' ? 'map' : path[0]);
         compiled[name] = made;
         point[step] = made;
         return made;
@@ -440,7 +411,7 @@
   function validate(args) {
     const fun = find(['validate_doc_update']);
     try {
-      run(fun, design, args);
+      settled(run(fun, design, args));
     } catch (error) {
       if (error.name && error.stack) throw error;
       if (error[0] === 'error' || error[0] === 'fatal') throw error;
@@ -458,7 +429,7 @@
       asked = find(['filters', name]);
       askedName = name;
     }
-    return run(asked, design, [doc, request]) ? '1' : '0';
+    return settled(run(asked, design, [doc, request])) ? '1' : '0';
   }
 
   function filterView(doc, name) {
@@ -477,7 +448,7 @@
     told = [];
     let done;
     try {
-      done = outcome(input, compile(input.source, input.design || {}));
+      done = outcome(input, compile(input.source, input.design || {}, input.kind));
       done.ok = true;
     } catch (error) {
       if (error === null || outOfMemory(error)) throw error;
@@ -508,9 +479,9 @@
       const value = made(input.keys, input.values, input.rereduce === true);
       return { value: value === undefined ? null : value };
     }
-    if (input.kind === 'filter') return { passes: run(made, design, [input.doc, input.req]) ? true : false };
+    if (input.kind === 'filter') return { passes: settled(run(made, design, [input.doc, input.req])) ? true : false };
     try {
-      run(made, design, [input.doc, input.old_doc === undefined ? null : input.old_doc, input.user, input.security]);
+      settled(run(made, design, [input.doc, input.old_doc === undefined ? null : input.old_doc, input.user, input.security]));
     } catch (error) {
       if (error === null || error === undefined || (error.name && error.stack)) throw error;
       for (const word of ['forbidden', 'unauthorized']) {
@@ -536,7 +507,7 @@
     const found = thrown && thrown.stack ? run(exec, place, [text(thrown.stack)]) : null;
     if (found !== null) {
       done.line = +found[1];
-      done.column = +found[2] - (done.line === 1 ? before : 0);
+      done.column = columnOf(done.line, +found[2]);
     }
     return done;
   }
@@ -546,6 +517,7 @@
     addMaps: guarded(addMaps),
     mapDocument: guarded(mapDocument),
     addReduces: guarded(addReduces),
+    check: guarded(check),
     reduce: guarded(reduce),
     addDesign: guarded(addDesign),
     validate: guarded(validate),

@@ -87,17 +87,21 @@ fn compilation_errors_state_the_reason() {
     let syntax = told("function (doc) { emit( }");
     assert!(syntax.starts_with("compilation_error: SyntaxError: "), "{syntax}");
     assert!(syntax.ends_with(" (function (doc) { emit( })"), "{syntax}");
-    for broken in
-        ["var x = 1; function (doc) { emit( }", "function (doc) {} function (again) {}", "var x; function (doc) {} x +"]
-    {
+    for broken in [
+        "var x = 1; function (doc) { emit( }",
+        "function (doc) {} var again function () {}",
+        "var x; function (doc) {} x +",
+    ] {
         let syntax = told(broken);
         assert!(syntax.starts_with("compilation_error: SyntaxError: "), "{syntax}");
         assert!(syntax.ends_with(&format!(" ({broken})")), "{syntax}");
     }
     assert_eq!(told("42"), "compilation_error: Expression does not eval to a function. (42)");
     assert!(told("nothing").starts_with("compilation_error: ReferenceError: "));
-    let reasons =
-        scripts().compile(1, vec!["function(){}".into(), "function({".into(), "() => 1".into()]).wait().unwrap();
+    let reasons = scripts()
+        .compile(1, ["function(){}", "function({", "() => 1"].map(|source| ("map", source.into())).into())
+        .wait()
+        .unwrap();
     assert_eq!(reasons[0], None);
     assert!(reasons[1].as_ref().unwrap().starts_with("SyntaxError: "), "{reasons:?}");
     assert_eq!(reasons[2], None);

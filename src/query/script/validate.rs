@@ -14,14 +14,13 @@ use super::turns::Size;
 use crate::error::Result;
 
 impl Scripts {
-    /// Compiles functions without running them. Returns for each function `None`, or CouchDB's error text if it
-    /// does not compile.
-    pub fn compile(&self, database: u64, functions: Vec<String>) -> Pending<Vec<Option<String>>> {
-        self.threads.submit(size(database, functions.iter().map(String::len)), move |seat| {
+    /// Compiles functions of views without running them: each with its kind, `map` or `reduce`. Returns for each
+    /// function `None`, or CouchDB's error text if it does not compile.
+    pub fn compile(&self, database: u64, functions: Vec<(&'static str, String)>) -> Pending<Vec<Option<String>>> {
+        self.threads.submit(size(database, functions.iter().map(|(_, function)| function.len())), move |seat| {
             let sources: Vec<String> =
-                functions.iter().map(|function| serde_json::to_string(&[function]).unwrap_or_default()).collect();
-            let outcomes =
-                seat.call(Call { most_overruns: OVERRUNS, ..Call::new(&Key::Once, "addReduces", &sources) })?;
+                functions.iter().map(|function| serde_json::to_string(function).unwrap_or_default()).collect();
+            let outcomes = seat.call(Call { most_overruns: OVERRUNS, ..Call::new(&Key::Once, "check", &sources) })?;
             Ok(outcomes.into_iter().map(|outcome| outcome.result().err().map(|error| error.to_string())).collect())
         })
     }
