@@ -11,6 +11,9 @@
 //!
 //! Where the steps are used up, the text does not match, as in CouchDB after its 10 million.
 //!
+//! PCRE takes a hyphen after a set of characters in a class, as in `[\w-.]`, for itself; PCRE2 refuses it and says where
+//! it is. It is then escaped.
+//!
 //! A pattern that is too large with callouts is compiled with one at its start only. PCRE2's own limit then bounds each
 //! starting position, and the callout counts the positions.
 
@@ -27,6 +30,9 @@ use pcre2::{Code, Compiled};
 
 /// Longest pattern, in bytes. PCRE refuses what takes more than 64 KiB when compiled.
 const MAX_PATTERN: usize = 64 << 10;
+
+/// Most hyphens that are escaped in one pattern: each takes another compilation.
+const MAX_HYPHENS: usize = 100;
 
 /// A compiled regular expression.
 #[derive(Debug, Clone)]
@@ -46,15 +52,21 @@ impl Regex {
         if source.len() > MAX_PATTERN {
             return Err("regular expression is too large".to_owned());
         }
-        let pattern = pattern::translated(source);
+        let mut pattern = pattern::translated(source);
         let mut weights = pattern::weights(source);
-        let (code, is_counted) = match pcre2::compile(&pattern, weights.ignores_case, true) {
+        let mut compiled = pcre2::compile(&pattern, weights.ignores_case, true);
+        for _ in 0..MAX_HYPHENS {
+            let Compiled::Hyphen(at, _) = compiled else { break };
+            pattern.insert(at, '\\');
+            compiled = pcre2::compile(&pattern, weights.ignores_case, true);
+        }
+        let (code, is_counted) = match compiled {
             Compiled::Code(code) => (code, true),
             Compiled::TooLarge(_) => match pcre2::compile(&pattern::counting_starts(&pattern), false, false) {
                 Compiled::Code(code) => (code, false),
-                Compiled::TooLarge(error) | Compiled::Refused(error) => return Err(error),
+                Compiled::TooLarge(error) | Compiled::Hyphen(_, error) | Compiled::Refused(error) => return Err(error),
             },
-            Compiled::Refused(error) => return Err(error),
+            Compiled::Hyphen(_, error) | Compiled::Refused(error) => return Err(error),
         };
         if pattern::has_recursion(source) && pcre2::recurses_forever(&pattern) {
             return Err("recursive call could loop indefinitely".to_owned());

@@ -5,12 +5,13 @@ use std::ffi::{c_int, c_void};
 use std::ptr;
 
 use pcre2_sys::{
-    PCRE2_AUTO_CALLOUT, PCRE2_ERROR_MATCHLIMIT, PCRE2_ERROR_PATTERN_TOO_LARGE, PCRE2_ERROR_RECURSELOOP,
-    PCRE2_INFO_BACKREFMAX, PCRE2_NO_START_OPTIMIZE, PCRE2_UNSET, pcre2_code_8, pcre2_code_free_8, pcre2_compile_8,
-    pcre2_compile_context_create_8, pcre2_compile_context_free_8, pcre2_get_error_message_8,
-    pcre2_get_match_data_heapframes_size_8, pcre2_match_8, pcre2_match_context_8, pcre2_match_context_create_8,
-    pcre2_match_context_free_8, pcre2_match_data_8, pcre2_match_data_create_8, pcre2_match_data_free_8,
-    pcre2_pattern_info_8, pcre2_set_character_tables_8, pcre2_set_heap_limit_8, pcre2_set_match_limit_8,
+    PCRE2_AUTO_CALLOUT, PCRE2_ERROR_CLASS_INVALID_RANGE, PCRE2_ERROR_MATCHLIMIT, PCRE2_ERROR_PATTERN_TOO_LARGE,
+    PCRE2_ERROR_RECURSELOOP, PCRE2_INFO_BACKREFMAX, PCRE2_NO_START_OPTIMIZE, PCRE2_UNSET, pcre2_code_8,
+    pcre2_code_free_8, pcre2_compile_8, pcre2_compile_context_create_8, pcre2_compile_context_free_8,
+    pcre2_get_error_message_8, pcre2_get_match_data_heapframes_size_8, pcre2_match_8, pcre2_match_context_8,
+    pcre2_match_context_create_8, pcre2_match_context_free_8, pcre2_match_data_8, pcre2_match_data_create_8,
+    pcre2_match_data_free_8, pcre2_pattern_info_8, pcre2_set_character_tables_8, pcre2_set_heap_limit_8,
+    pcre2_set_match_limit_8,
 };
 
 use super::pattern::Costs;
@@ -59,6 +60,9 @@ pub(super) enum Compiled {
     Code(Code),
     /// The pattern takes more than 64 KiB when compiled.
     TooLarge(String),
+    /// The hyphen at this offset follows a set of characters in a class, as in `[\w-.]`. With the error of PCRE2, which
+    /// wants it to be escaped.
+    Hyphen(usize, String),
     Refused(String),
 }
 
@@ -105,7 +109,13 @@ pub(super) fn compile(pattern: &str, tries_all_starts: bool, is_counted: bool) -
         return Compiled::Code(Code(code));
     }
     let text = format!("{} at offset {offset}", message(error));
-    if error as u32 == PCRE2_ERROR_PATTERN_TOO_LARGE { Compiled::TooLarge(text) } else { Compiled::Refused(text) }
+    // A hyphen before a set (`[a-\w]`) is the same error, but its offset is the end of the set.
+    let after = pattern.as_bytes().get(..offset).and_then(<[u8]>::last);
+    match error as u32 {
+        PCRE2_ERROR_PATTERN_TOO_LARGE => Compiled::TooLarge(text),
+        PCRE2_ERROR_CLASS_INVALID_RANGE if after == Some(&b'-') => Compiled::Hyphen(offset - 1, text),
+        _ => Compiled::Refused(text),
+    }
 }
 
 /// PCRE2's text for an error.

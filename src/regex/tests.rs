@@ -80,6 +80,63 @@ fn what_pcre_refuses_is_refused() {
     assert!(Regex::compile(r"a(?R)?b").is_ok());
 }
 
+/// A hyphen after a set of characters in a class is itself, as in PCRE 8; PCRE2 refuses it. A hyphen before one is refused by
+/// both. The texts are the characters that match.
+#[test]
+fn a_hyphen_after_a_set_is_itself() {
+    let all = "a-.z@ ]w\\19QE_\n";
+    for (class, wanted) in [
+        (r"[\w-.]", "a-.zw19QE_"),
+        (r"[\w-\.]", "a-.zw19QE_"),
+        (r"[\d-z]", "-z19"),
+        (r"[[:alpha:]-1]", "a-zw1QE"),
+        (r"[[:alpha:]-[:digit:]]", "a-zw19QE"),
+        (r"[\w-\d]", "a-zw19QE_"),
+        (r"[\w-a-z]", "a-zw19QE_"),
+        (r"[^\w-.]", "@ ]\\\n"),
+        (r"[]\d-.]", "-.]19"),
+        (r"[^]\d-.]", "az@ w\\QE_\n"),
+        (r"[\d\Q-\E.]", "-.19"),
+        (r"[\d-\Q.\E]", "-.19"),
+        (r"[\E\d-\E.]", "-.19"),
+        (r"(?x)[\d-.] # [\d-.]", "-.19"),
+        (r"(?xx)[\d -.]", "-.19"),
+        (r"(?#[\d-.])[\d-.]", "-.19"),
+        (r"\Q[\d-.]\E|[\d-a]", "a-19"),
+        (r"[\d--]", "-19"),
+        (r"[\d--w]", "a-.@]w\\19QE_"),
+        (r"[\s-x]", "- \n"),
+        (r"[\p{L}-9]", "a-zw9QE"),
+        (r"(*UTF8)é?[\p{L}-ü]", "a-zwQE"),
+        (r"[[:^alnum:]-1]", "-.@ ]\\1_\n"),
+        (r"[\d-\x41]", "-19"),
+    ] {
+        let regex = regex(class);
+        let found: String = all.chars().filter(|one| regex.is_match(&one.to_string(), &mut { STEPS })).collect();
+        let sorted = |text: &str| text.chars().collect::<std::collections::BTreeSet<_>>();
+        assert_eq!(sorted(&found), sorted(wanted), "{class}");
+    }
+    let mail = regex(r"^[\w-\.]+@([\w-]+\.)+[\w-]{2,4}$");
+    assert!(mail.is_match("a.b-c@d-e.org", &mut { STEPS }) && !mail.is_match("a b@d.org", &mut { STEPS }));
+    assert_eq!(mail.source(), r"^[\w-\.]+@([\w-]+\.)+[\w-]{2,4}$");
+    for refused in [
+        r"[a-\w]",
+        "[a-[:digit:]]",
+        r"[a-\d-z]",
+        r"[\Q\w\E-.]",
+        r"[\b-\w]",
+        r"[\w-.",
+        r"[\w-.]{3}**",
+        "[[:bogus:]-z]",
+        r"[\w-[.x.]]",
+        r"[\w-z-a]",
+        &r"[\w-.]".repeat(101),
+    ] {
+        assert!(Regex::compile(refused).is_err(), "{refused}");
+    }
+    assert!(Regex::compile(&r"[\w-.]".repeat(100)).is_ok());
+}
+
 /// An alternation of words, too long to have a callout before each letter.
 #[test]
 fn large_patterns_match() {
