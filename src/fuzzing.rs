@@ -23,7 +23,7 @@ use crate::http::response::cors;
 use crate::http::routing::required_access;
 use crate::http::routing::route_table::route;
 use crate::json;
-use crate::net::multipart::{Chunks, Malformed, Parts};
+use crate::net::multipart::{Chunks, Following, Head, Malformed, Parts, header_safe, value_safe};
 use crate::rev::{Digests, Merged, Revision, RevisionHash, Tree, new_revision};
 
 pub use self::accounts::{addresses, cookies, settings, tokens};
@@ -129,11 +129,12 @@ impl Chunks for Pieces<'_> {
     }
 }
 
-type Part = (HeaderMap, Vec<u8>);
+type Part = (Head, Vec<u8>);
 
 /// Multipart bodies: the result does not depend on the chunks in which the body arrives. The input is the
-/// chunk size (one byte), a line with the content type, and the body.
+/// chunk size (one byte), a line with the content type, and the body. The same input is names and types of attachments.
 pub fn multipart(data: &[u8]) {
+    attachments(data);
     let Some((size, data)) = data.split_first() else { return };
     let end = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
     let Ok(content_type) = std::str::from_utf8(&data[..end]) else { return };
@@ -167,6 +168,52 @@ pub fn multipart(data: &[u8]) {
     if let Ok(whole) = &whole {
         let contents: Vec<&[u8]> = whole.iter().map(|(_, content)| content.as_slice()).collect();
         assert_eq!(contents, parts_of(body, &boundary), "as cut out of the whole body");
+    }
+}
+
+/// Parts of attachments as CouchDB writes them, with unescaped names and types, and as settee does: each content is
+/// found, with the name that it belongs to. The input is the chunk size (one byte), and lines with names and types in
+/// turn, which end with U+001E.
+fn attachments(data: &[u8]) {
+    let Some((size, data)) = data.split_first() else { return };
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let mut texts = text.split('\u{1e}');
+    let (mut attachments, mut names) = (Vec::new(), HashSet::new());
+    while let (Some(name), Some(content_type)) = (texts.next(), texts.next()) {
+        if names.insert(name) && !name.contains("--b") && !content_type.contains("--b") {
+            attachments.push((name, content_type));
+        }
+    }
+    for is_safe in [true, false] {
+        let mut body = String::from("--b");
+        for (at, (name, content_type)) in attachments.iter().enumerate() {
+            let (name, content_type) = match is_safe {
+                true => (header_safe(name), value_safe(content_type)),
+                false => ((*name).into(), (*content_type).into()),
+            };
+            body.push_str(&format!("\r\nContent-Disposition: attachment; filename=\"{name}\""));
+            body.push_str(&format!("\r\nContent-Type: {content_type}\r\nContent-Length: 1\r\n\r\n{at}\r\n--b"));
+        }
+        body.push_str("--");
+        let mut body = Pieces { rest: body.as_bytes(), size: usize::from(*size) + 1 };
+        let read = block_on(async {
+            let mut parts = Parts::new(&mut body, "b");
+            let mut missing = Following::new(attachments.iter().map(|(name, _)| (*name).to_owned()).collect());
+            let mut wanted = 0;
+            while let Some(expected) = missing.expected() {
+                let (name, content_type) = attachments[expected];
+                let head = parts.next_attachment(name, content_type).await?.expect("a part");
+                let mut content = Vec::new();
+                while let Some(piece) = parts.content().await? {
+                    content.extend_from_slice(&piece);
+                }
+                assert_eq!(content, wanted.to_string().as_bytes());
+                assert_eq!(missing.take(&head), Some(wanted), "parts in order");
+                wanted += 1;
+            }
+            parts.finish().await
+        });
+        assert_eq!(read, Ok::<(), Malformed>(()));
     }
 }
 

@@ -162,6 +162,69 @@ suite('multipart', (api) => {
     }
   });
 
+  const odd = [...Array(32).keys(), 0x7f, 0x85].map((code) => `f${String.fromCharCode(code)}g`)
+    .concat('a%00b', 'a\0b', 'f"g', 'f', 'a\r\nContent-Encoding: gzip\r\nX: y', 'a\r\n\r\nb', '\\', 'é');
+  const oddly = (each) => Object.fromEntries(odd.map((name, at) => [name, { content_type: `x/${name}`, ...each(at) }]));
+
+  it('names and types with control characters: read as CouchDB writes them, and as settee does', async () => {
+    const db = await api.db();
+    // `couch_httpd_multipart` writes both unescaped.
+    const parts = odd.map((name, at) => ({
+      head: `Content-Disposition: attachment; filename="${name}"\r\nContent-Type: x/${name}\r\nContent-Length: ${at + 1}\r\n`,
+      body: 'x'.repeat(at + 1),
+    }));
+    const json = { _id: 'odd', _revisions: { start: 1, ids: ['aa'] }, _attachments: oddly((at) => ({ follows: true, length: at + 1 })) };
+    const put = await api.call(`PUT /${db}/odd?new_edits=false`, related([doc(json), ...parts]));
+    assert.equal(put.status, 201, put.text);
+    const stored = (await api.ok(`GET /${db}/odd`))._attachments;
+    const lengths = (atts) => Object.fromEntries(Object.entries(atts).map(([name, { length, content_type }]) => [name, [content_type, length]]));
+    assert.deepEqual(lengths(stored), lengths(oddly((at) => ({ length: at + 1 }))));
+
+    const clean = (part) => {
+      for (const value of Object.values(part.headers)) assert.doesNotMatch(value, /[\x00-\x08\x0a-\x1f\x7f]/);
+      assert.deepEqual(Object.keys(part.headers).sort(), ['content-disposition', 'content-length', 'content-type']);
+    };
+    const read = async (type, body, id) => {
+      const [head, ...contents] = multipart(type, body);
+      contents.forEach(clean);
+      assert.equal(contents.length, odd.length);
+      const again = await api.call(`PUT /${db}/${id}?new_edits=false`, related([doc({ ...JSON.parse(head.body), _id: id }), ...contents.map((part) => ({
+        head: Object.entries(part.headers).map(([name, value]) => `${name}: ${value}\r\n`).join(''),
+        body: part.body,
+      }))]));
+      assert.equal(again.status, 201, again.text);
+      assert.deepEqual((await api.ok(`GET /${db}/${id}`))._attachments, stored);
+    };
+    const whole = await api.call(`GET /${db}/odd?attachments=true&revs=true`, { send: { Accept: 'multipart/related' } });
+    await read(whole.headers['content-type'], whole.body, 'whole');
+    const leaves = await api.call(`GET /${db}/odd?open_revs=all&revs=true`, { send: { Accept: 'multipart/mixed' } });
+    const [leaf] = multipart(leaves.headers['content-type'], leaves.body);
+    await read(leaf.headers['content-type'], leaf.body, 'leaf');
+    const bulk = await api.call(`POST /${db}/_bulk_get?revs=true`, { body: { docs: [{ id: 'odd' }] }, send: { Accept: 'multipart/mixed' } });
+    const [row] = multipart(bulk.headers['content-type'], bulk.body);
+    await read(row.headers['content-type'], row.body, 'row');
+  });
+
+  it('an attachment whose type no header can have is read on its own', async () => {
+    const db = await api.db();
+    await api.ok(`POST /${db}/_bulk_docs`, { body: { docs: [{ _id: 'd', _attachments: oddly(() => ({ data: 'eHh4' })) }] } });
+    for (const name of odd) {
+      const type = /[\x00-\x08\x0a-\x1f\x7f]/.test(name) ? 'application/octet-stream' : `x/${name}`;
+      for (const method of ['GET', 'HEAD']) {
+        const answer = await api.call(`${method} /${db}/d/${encodeURIComponent(name)}`);
+        assert.equal(answer.status, 200, JSON.stringify(name));
+        assert.equal(answer.text, method === 'GET' ? 'xxx' : '');
+        const found = answer.headers['content-type'];
+        assert.ok([type, Buffer.from(type).toString('latin1')].includes(found), JSON.stringify([name, found]));
+        assert.equal(answer.headers['content-encoding'], undefined);
+        assert.equal(answer.headers.x, undefined);
+      }
+      const ranges = await api.call(`GET /${db}/d/${encodeURIComponent(name)}`, { send: { Range: 'bytes=0-0,2-2' } });
+      assert.equal(ranges.status, 206);
+      assert.equal(multipart(ranges.headers['content-type'], ranges.body).length, 2);
+    }
+  });
+
   it('a multipart/form-data POST of a browser form', async () => {
     const db = await api.db();
     const form = [

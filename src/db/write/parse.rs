@@ -66,6 +66,15 @@ pub enum Stub {
     },
 }
 
+impl Stub {
+    /// The members that all forms have.
+    pub fn fields(&self) -> &StubFields {
+        match self {
+            Stub::Stub { fields } | Stub::Follows { fields } | Stub::Inline { fields, .. } => fields,
+        }
+    }
+}
+
 /// The members of an attachment; `None` if absent or `null`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StubFields {

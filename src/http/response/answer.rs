@@ -111,9 +111,7 @@ impl Answer {
         F: Future<Output = Result<()>> + Send + 'static,
     {
         let answer = Answer::stream(line, "application/octet-stream", produce).await?;
-        let content_type = HeaderValue::from_str(content_type)
-            .unwrap_or_else(|_| HeaderValue::from_static("application/octet-stream"));
-        let mut answer = answer.with(header::CONTENT_TYPE, content_type).uncompressed();
+        let mut answer = answer.with(header::CONTENT_TYPE, content_type_of(content_type)).uncompressed();
         answer.headers.insert(header::CONTENT_LENGTH, length.into());
         Ok(answer)
     }
@@ -163,6 +161,11 @@ impl Answer {
         self.compressible = false;
         self
     }
+}
+
+/// The `Content-Type` of an attachment. One that no header can have, such as a type with line breaks, is unknown.
+pub fn content_type_of(stored: &str) -> HeaderValue {
+    HeaderValue::from_str(stored).unwrap_or_else(|_| HeaderValue::from_static("application/octet-stream"))
 }
 
 /// The `Content-Security-Policy` that prevents document content from running scripts with the session of the

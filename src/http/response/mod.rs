@@ -9,4 +9,4 @@ pub(crate) mod guard;
 pub mod jsonp;
 pub mod producer;
 
-pub use self::answer::{Answer, sandbox};
+pub use self::answer::{Answer, content_type_of, sandbox};

@@ -1,10 +1,7 @@
 //! Reads revisions with attachments as `multipart/mixed`.
 
-use std::collections::HashMap;
-
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
-use http::header::{CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_TYPE};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 
 use super::answer::Answer;
 use super::arrived::{self, Arrived, Unfit};
@@ -13,7 +10,7 @@ use super::connection::Connection;
 use crate::blocking::{beside, blocking};
 use crate::db::Upload;
 use crate::db::parse::{Stub, StubFields};
-use crate::net::multipart::{Chunks, Parts, boundary_of, malformed, parameter};
+use crate::net::multipart::{Chunks, Following, Parts, boundary_of, malformed};
 use crate::replicate::failure::Failure;
 use crate::replicate::peer::{Attached, Document};
 
@@ -30,7 +27,7 @@ pub(super) async fn read<'a>(
     let boundary = boundary_of(content_type)?;
     let mut parts = Parts::new(&mut answer, &boundary);
     while let Some(headers) = parts.next().await? {
-        let kind = text_of(&headers, CONTENT_TYPE);
+        let kind = headers.get(CONTENT_TYPE).unwrap_or_default();
         if kind.contains("error=") {
             // `{"missing": revision}`.
             continue;
@@ -101,23 +98,22 @@ async fn with_attachments<B: Chunks<Error = Failure> + Send>(
     let described = std::mem::take(&mut arrived.split.attachments);
     let mut attached: Vec<Option<Attached>> = described.iter().map(|_| None).collect();
     let follows = |stub: &Stub| matches!(stub, Stub::Follows { .. });
-    let mut following: Vec<usize> = (0..described.len()).filter(|at| follows(&described[*at].1)).collect();
-    let places: HashMap<&str, usize> = following.iter().map(|at| (described[*at].0.as_str(), *at)).collect();
-    while !following.is_empty() {
+    let following: Vec<usize> = (0..described.len()).filter(|at| follows(&described[*at].1)).collect();
+    let mut missing = Following::new(following.iter().map(|at| described[*at].0.clone()).collect());
+    while let Some(expected) = missing.expected() {
+        let (name, stub) = &described[following[expected]];
+        let content_type = stub.fields().content_type.as_deref().unwrap_or("");
         let headers = match parts.as_mut() {
-            Some(parts) => parts.next().await?,
+            Some(parts) => parts.next_attachment(name, content_type).await?,
             None => None,
         };
         let (Some(headers), Some(parts)) = (headers, parts.as_mut()) else {
             return Ok(Err(Unfit::Wrong("attachments that do not follow".into())));
         };
-        // By file name, or else the first one that is still missing.
-        let named = parameter(&text_of(&headers, CONTENT_DISPOSITION), "filename");
-        let named = named.and_then(|name| places.get(name.as_str()).copied()).filter(|at| following.contains(at));
-        let at = named.unwrap_or(following[0]);
-        following.retain(|left| *left != at);
+        let Some(at) = missing.take(&headers).map(|at| following[at]) else { continue };
         let (name, Stub::Follows { fields }) = &described[at] else { continue };
-        let gzipped = text_of(&headers, CONTENT_ENCODING) == "gzip" || fields.encoding.as_deref() == Some("gzip");
+        let encoded = headers.get(CONTENT_ENCODING).is_some_and(|value| value == "gzip");
+        let gzipped = encoded || fields.encoding.as_deref() == Some("gzip");
         let received = receive(asked.connection, *parts, name.clone(), fields.clone(), gzipped).await?;
         let Some(upload) = received else { return Ok(Err(too_large(name))) };
         let fields = fields.clone();
@@ -197,8 +193,4 @@ pub(super) async fn receive<C: Chunks<Error = Failure>>(
             return Ok(Some(upload));
         }
     }
-}
-
-fn text_of(headers: &HeaderMap, name: http::HeaderName) -> String {
-    headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).unwrap_or_default()
 }

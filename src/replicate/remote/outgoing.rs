@@ -15,7 +15,7 @@ use crate::db::Content as Reading;
 use crate::db::read::render;
 use crate::db::record::{Attachment, BodyRecord};
 use crate::json::quote;
-use crate::net::multipart::{boundary, header_safe};
+use crate::net::multipart::{boundary, header_safe, value_safe};
 use crate::replicate::peer::{Content, Document};
 use crate::store::blob::blobs::{Blobs, Pin};
 
@@ -83,7 +83,7 @@ pub(super) fn multipart(
         head.push_str(&format!(
             "\r\nContent-Disposition: attachment; filename=\"{}\"\r\nContent-Type: {}\r\nContent-Length: {}{encoding}\r\n\r\n",
             header_safe(&about.name),
-            header_safe(&about.content_type),
+            value_safe(&about.content_type),
             sent,
         ));
         pieces.push(Piece::Text(std::mem::take(&mut head).into()));

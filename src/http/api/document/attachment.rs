@@ -16,7 +16,8 @@ use crate::db::{Database, Found, Incoming, Mode, Source, check_attachment_name, 
 use crate::error::Error;
 use crate::http::request::Request;
 use crate::http::response::error::{Failure, Result};
-use crate::http::response::{Answer, sandbox};
+use crate::http::response::{Answer, content_type_of, sandbox};
+use crate::net::multipart::value_safe;
 use crate::policy::visibility::Eyes;
 use crate::rev::Revision;
 
@@ -270,7 +271,7 @@ pub(crate) async fn content(
 ) -> Result<Answer> {
     if request.head {
         let answer = Answer::bytes(StatusCode::OK, bytes::Bytes::new())
-            .with_text(header::CONTENT_TYPE, &attachment.content_type)
+            .with(header::CONTENT_TYPE, content_type_of(&attachment.content_type))
             .with(header::CACHE_CONTROL, HeaderValue::from_static("must-revalidate"));
         return Ok(answer.with(header::CONTENT_LENGTH, length.into()).uncompressed());
     }
@@ -366,7 +367,7 @@ async fn many(
         for (from, to) in ranges {
             let head = format!(
                 "\r\nContent-Type: {}\r\nContent-Range: bytes {from}-{to}/{length}\r\n\r\n",
-                attachment.content_type.replace(['\r', '\n', '\0'], " ")
+                value_safe(&attachment.content_type)
             );
             out.write(head).await;
             let mut reading = Reading::open(database.blobs(), attachment.clone(), false, from).await?;

@@ -1,6 +1,7 @@
 //! Receives a document with attachments as multipart.
 
-use std::collections::{HashMap, HashSet};
+use std::borrow::Cow;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -16,8 +17,7 @@ use crate::error::Error;
 use crate::http::request::Request;
 use crate::http::request::body::RequestBody;
 use crate::http::response::error::Result;
-use crate::net::header_text::header_text;
-use crate::net::multipart::{Parts, boundary_of, malformed, parameter};
+use crate::net::multipart::{Following, Parts, boundary_of, malformed, parameter};
 
 /// Reads a document as `multipart/related`: first the JSON, then the attachments that it marks with
 /// `follows`. A part is matched to an attachment by its file name, or else by the order in the JSON.
@@ -29,8 +29,7 @@ pub async fn receive(request: &mut Request, database: &Arc<Database>, id: String
     let mut body = std::mem::replace(&mut request.body, RequestBody::empty());
     let mut parts = Parts::new(&mut body, &boundary);
     let headers = parts.next().await?.ok_or_else(|| malformed("no first part"))?;
-    let is_json =
-        headers.get(header::CONTENT_TYPE).is_none_or(|value| value.as_bytes().starts_with(b"application/json"));
+    let is_json = headers.get(header::CONTENT_TYPE).is_none_or(|value| value.starts_with("application/json"));
     if !is_json {
         return Err(malformed("the first part is not application/json").into());
     }
@@ -40,23 +39,18 @@ pub async fn receive(request: &mut Request, database: &Arc<Database>, id: String
     let (following, others): (Vec<_>, Vec<_>) =
         std::mem::take(&mut split.attachments).into_iter().partition(|(_, stub)| matches!(stub, Stub::Follows { .. }));
     split.attachments = others;
-    let places: HashMap<String, usize> =
-        following.iter().enumerate().map(|(at, (name, _))| (name.clone(), at)).collect();
+    let mut missing = Following::new(following.iter().map(|(name, _)| name.clone()).collect());
     let mut waiting: Vec<Option<(String, Stub)>> = following.into_iter().map(Some).collect();
-    let (mut received, mut first) = (Vec::with_capacity(waiting.len()), 0);
-    while received.len() < waiting.len() {
-        let headers = parts.next().await?.ok_or_else(|| malformed("fewer parts than attachments that follow"))?;
-        let named =
-            headers.get(header::CONTENT_DISPOSITION).and_then(|value| parameter(header_text(value)?, "filename"));
-        // Matched by file name, or else the first attachment still missing.
-        let named = named.and_then(|name| places.get(&name).copied()).filter(|at| waiting[*at].is_some());
-        while waiting.get(first).is_some_and(Option::is_none) {
-            first += 1;
-        }
-        let Some((name, Stub::Follows { fields })) = waiting[named.unwrap_or(first)].take() else { continue };
-        let header_type = headers.get(header::CONTENT_TYPE).and_then(header_text).map(str::to_owned);
+    let mut received = Vec::with_capacity(waiting.len());
+    while let Some(expected) = missing.expected() {
+        let (name, stub) = waiting[expected].as_ref().ok_or_else(|| malformed("an attachment twice"))?;
+        let headers = parts.next_attachment(name, stub.fields().content_type.as_deref().unwrap_or("")).await?;
+        let headers = headers.ok_or_else(|| malformed("fewer parts than attachments that follow"))?;
+        let taken = missing.take(&headers).and_then(|at| waiting[at].take());
+        let Some((name, Stub::Follows { fields })) = taken else { continue };
+        let header_type = headers.get(header::CONTENT_TYPE).map(Cow::into_owned);
         let content_type = fields.content_type.or(header_type).unwrap_or_else(|| "application/octet-stream".into());
-        let encoded = headers.get(header::CONTENT_ENCODING).is_some_and(|value| value.as_bytes() == b"gzip");
+        let encoded = headers.get(header::CONTENT_ENCODING).is_some_and(|value| value == "gzip");
         let gzipped = encoded || fields.encoding.as_deref() == Some("gzip");
         let upload = {
             let (database, rules, name) = (database.clone(), rules.clone(), name.clone());
@@ -93,13 +87,13 @@ pub async fn receive_form(request: &mut Request, database: &Arc<Database>, id: S
     let mut parts = Parts::new(&mut body, &boundary);
     let (mut doc, mut rev, mut files) = (None, None, Vec::new());
     while let Some(headers) = parts.next().await? {
-        let disposition = headers.get(header::CONTENT_DISPOSITION).and_then(header_text).unwrap_or_default();
-        let name = parameter(disposition, "name").unwrap_or_default();
+        let disposition = headers.get(header::CONTENT_DISPOSITION).unwrap_or_default();
+        let name = parameter(&disposition, "name").unwrap_or_default();
         if name == "_attachments" {
-            let file = parameter(disposition, "filename").unwrap_or_default();
+            let file = parameter(&disposition, "filename").unwrap_or_default();
             check_attachment_name(&file)?;
-            let content_type = headers.get(header::CONTENT_TYPE).and_then(header_text);
-            let content_type = content_type.unwrap_or("application/octet-stream").to_owned();
+            let content_type = headers.get(header::CONTENT_TYPE);
+            let content_type = content_type.unwrap_or("application/octet-stream".into()).into_owned();
             let upload = {
                 let (database, rules, file) = (database.clone(), rules.clone(), file.clone());
                 blocking(move || rules.start(&database, &file, &content_type, false)).await?

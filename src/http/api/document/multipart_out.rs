@@ -26,7 +26,7 @@ use crate::http::request::Request;
 use crate::http::response::Answer;
 use crate::http::response::body::Sender;
 use crate::http::response::error::Result;
-use crate::net::multipart::{boundary, header_safe};
+use crate::net::multipart::{boundary, header_safe, value_safe};
 use crate::store::blob::blobs::Blobs;
 
 /// Bytes of an attachment read from the blob store at once.
@@ -84,7 +84,7 @@ fn part_head(attachment: &Attachment) -> String {
     format!(
         "\r\nContent-Disposition: attachment; filename=\"{}\"\r\nContent-Type: {}\r\nContent-Length: {}{encoding}\r\n\r\n",
         header_safe(&attachment.name),
-        header_safe(&attachment.content_type),
+        value_safe(&attachment.content_type),
         attachment.stored,
     )
 }
@@ -222,7 +222,7 @@ pub(crate) async fn bulk_get(
                             Ok(found) => {
                                 out.write(format!("\r\n--{outer}\r\n")).await;
                                 if !render::following(&found, &show).is_empty() {
-                                    let id = header_safe(&found.id);
+                                    let id = value_safe(&found.id);
                                     out.write(format!("X-Doc-Id: {id}\r\nX-Rev-Id: {}\r\n", found.revision)).await;
                                 }
                                 let inner = boundary(database.clock());

@@ -148,6 +148,17 @@ async fn what_was_not_asked_for_is_not_written() {
     }
 }
 
+/// Attachments `f\r\n\r\ng`, whose type has a line break, and `\n\u0001`. The digest is that of `abc`.
+const UNESCAPED: &str = concat!(
+    "--x\r\nContent-Type: multipart/related; boundary=\"y\"\r\n\r\n--y\r\nContent-Type: application/json\r\n\r\n",
+    r#"{"_id":"a","_rev":"1-b","_attachments":{"#,
+    r#""f\r\n\r\ng":{"follows":true,"length":3,"revpos":1,"content_type":"a\r\nb","digest":"md5-kAFQmDzST7DWlj99KOF/cg=="},"#,
+    r#""\n\u0001":{"follows":true,"length":3,"revpos":1,"content_type":"\u0000","digest":"md5-kAFQmDzST7DWlj99KOF/cg=="}}}"#,
+    "\r\n--y\r\nContent-Disposition: attachment; filename=\"f\r\n\r\ng\"\r\nContent-Type: a\r\nb\r\nContent-Length: 3\r\n\r\nabc",
+    "\r\n--y\r\nContent-Disposition: attachment; filename=\"\n\x01\"\r\nContent-Type: \0\r\nContent-Length: 3\r\n\r\nabc",
+    "\r\n--y--\r\n--x--"
+);
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_source_with_right_documents_is_read() {
     let here = server(&[]).await;
@@ -156,6 +167,7 @@ async fn a_source_with_right_documents_is_read() {
         ("in bulk", bulk(r#"{"results":[{"id":"a","docs":[{"ok":{"_id":"a","_rev":"1-b","x":1}}]}]}"#)),
         ("alone", open_revs(JSON, r#"[{"ok":{"_id":"a","_rev":"1-b"}}]"#)),
         ("with an attachment", open_revs("multipart/mixed; boundary=\"x\"", attached)),
+        ("with unescaped names, as from CouchDB", open_revs("multipart/mixed; boundary=\"x\"", UNESCAPED)),
     ];
     for (at, (name, script)) in rows.into_iter().enumerate() {
         let (ended, documents, _) = from(&here, &format!("db{at}"), script).await;
@@ -237,6 +249,31 @@ async fn a_document_that_is_too_large_is_counted_and_passed_over() {
     // The other way: the target refuses it.
     let back = replicate(&context(&there), &Parameters::new(local("db"), remote(here.address, "db"))).await;
     assert_eq!(back["history"][0]["doc_write_failures"], 1, "{back}");
+}
+
+/// Names and types with every control character, from settee to settee, both ways.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attachments_with_control_characters_are_replicated() {
+    let (here, there) = (server(&[]).await, server(&[]).await);
+    let attachments: serde_json::Map<String, Value> = (0..0xa0)
+        .filter_map(char::from_u32)
+        .flat_map(|odd| [format!("f{odd}g"), format!("%{:02X}", odd as u32), format!("f{odd}\r\n\r\n{odd}")])
+        .map(|name| (name.clone(), json!({"content_type": format!("x/{name}"), "data": "YWJj"})))
+        .collect();
+    let document = json!({"_id": "a", "_attachments": attachments});
+    create(&there, "db");
+    assert_eq!(send(&there, "PUT /db/a", ADMIN, document).await.status, 201);
+    create(&here, "pulled");
+    create(&there, "pushed");
+    let pulled = replicate(&context(&here), &Parameters::new(remote(there.address, "db"), local("pulled"))).await;
+    let pushed = replicate(&context(&here), &Parameters::new(local("pulled"), remote(there.address, "pushed"))).await;
+    for answer in [&pulled, &pushed] {
+        assert_eq!(answer["history"][0]["docs_written"], 1, "{answer}");
+    }
+    let wanted = send(&there, "GET /db/a", ADMIN, Value::Null).await.json();
+    assert_eq!(wanted["_attachments"].as_object().unwrap().len(), attachments.len());
+    assert_eq!(send(&here, "GET /pulled/a", ADMIN, Value::Null).await.json(), wanted);
+    assert_eq!(send(&there, "GET /pushed/a", ADMIN, Value::Null).await.json(), wanted);
 }
 
 /// A `_local` document of a source would overwrite a checkpoint, or whatever else is stored there.
