@@ -30,6 +30,7 @@ use super::requester::{Ask, is_of_somebody_else, is_worth_a_retry};
 use super::rows::{Row, Rows};
 use super::text::{document_path, encode, shown};
 use crate::blocking::beside;
+use crate::db::check_document_id;
 use crate::db::parse::{Stub, StubFields};
 use crate::replicate::failure::Failure;
 use crate::replicate::peer::{Attached, Document, Missing, Sink};
@@ -234,6 +235,10 @@ async fn one<'a>(
     large: Option<SemaphorePermit<'a>>,
 ) -> Result<One<'a>, Failure> {
     let mut one = One { id: missing.id.clone(), large, ..One::default() };
+    // Such as a longer one than there can be here: the source may refuse the path, too.
+    if let Err(error) = check_document_id(&missing.id, false) {
+        one.passed_over.extend(missing.revisions.drain(..).map(|revision| (revision, error.to_string())));
+    }
     let (mut failures, mut waited, mut at_once) = (0, false, usize::MAX);
     while !missing.revisions.is_empty() {
         let bytes = one.documents.iter().map(Document::bytes).sum::<usize>();
@@ -327,9 +332,15 @@ async fn open_revs<'a>(
     found: &mut Found<'a>,
 ) -> Result<Read, Failure> {
     let mut path = format!("{}?revs=true&latest=true&open_revs={}", document_path(id), listed(revisions));
-    if !ancestors.is_empty() {
-        path.push_str(&format!("&atts_since={}", listed(&ancestors[..ancestors.len().min(ANCESTORS)])));
+    let since = match ancestors {
+        [] => String::new(),
+        _ => format!("&atts_since={}", listed(&ancestors[..ancestors.len().min(ANCESTORS)])),
+    };
+    let has_ancestors = !since.is_empty() && path.len() + since.len() <= LONGEST_URL;
+    if has_ancestors {
+        path.push_str(&since);
     }
+    let path_bytes = path.len();
     let ask = Ask { accept: "multipart/mixed, application/json;q=0.1", ..Ask::get(path) };
     let mut answer = connection.requester.send(&ask).await?;
     if matches!(answer.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
@@ -349,16 +360,34 @@ async fn open_revs<'a>(
                 false => Ok(Read::Refused(connection.requester.failure_of(status, &body).reason())),
             };
         }
+        status if is_too_long(path_bytes, status) => {
+            let failure = connection.requester.status(answer).await;
+            return Ok(Read::Refused(too_long(path_bytes, &failure)));
+        }
         _ => return Err(connection.requester.status(answer).await),
     }
     let content_type = answer.header(http::header::CONTENT_TYPE).unwrap_or_default().to_owned();
-    let asked = Asked { connection, id, revisions, has_ancestors: !ancestors.is_empty() };
+    let asked = Asked { connection, id, revisions, has_ancestors };
     if content_type.starts_with("multipart/mixed") {
         multipart::read(&asked, answer, &content_type, found).await?;
     } else {
         json_answer(&asked, answer, found).await?;
     }
     Ok(Read::Answered)
+}
+
+/// Whether the source, or a proxy before it, has no room for a path so long: the names of one document are at fault. With
+/// a shorter path, these statuses say nothing of the document.
+fn is_too_long(path_bytes: usize, status: StatusCode) -> bool {
+    path_bytes > LONGEST_URL
+        && matches!(
+            status,
+            StatusCode::BAD_REQUEST | StatusCode::URI_TOO_LONG | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+        )
+}
+
+fn too_long(path_bytes: usize, failure: &Failure) -> String {
+    format!("the source refuses a path of {path_bytes} bytes: {}", failure.reason())
 }
 
 /// Reads `[{"ok": document}, {"missing": revision}]`.
@@ -415,9 +444,15 @@ async fn content(
         Stub::Stub { fields } | Stub::Follows { fields } => fields,
     };
     let path = format!("{}/{}?rev={}", document_path(asked.id), encode(&name), encode(&revision.to_string()));
+    let path_bytes = path.len();
     let mut answer = asked.connection.requester.send(&Ask { accept: "*/*", ..Ask::get(path) }).await?;
     if answer.status != StatusCode::OK {
-        return Err(asked.connection.requester.status(answer).await);
+        let status = answer.status;
+        let failure = asked.connection.requester.status(answer).await;
+        return match is_too_long(path_bytes, status) {
+            true => Ok(Err(Unfit::TooMuch(too_long(path_bytes, &failure)))),
+            false => Err(failure),
+        };
     }
     let received = multipart::receive(asked.connection, &mut answer, name.clone(), fields.clone(), false).await?;
     let Some(upload) = received else { return Ok(Err(too_large(&name))) };

@@ -251,6 +251,32 @@ async fn a_document_that_is_too_large_is_counted_and_passed_over() {
     assert_eq!(back["history"][0]["doc_write_failures"], 1, "{back}");
 }
 
+/// The ids are longer than there can be here, or longer than the source takes in a path.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_document_whose_id_is_too_long_is_counted_and_passed_over() {
+    let here = server(&[]).await;
+    for (at, (id, answered)) in
+        [("a".repeat(9000), 400), ("é".repeat(2000), 400), ("é".repeat(2000), 414)].iter().enumerate()
+    {
+        let (changes, answered) = (CHANGES.replace("\"a\"", &format!("\"{id}\"")), *answered);
+        let script: Script = Arc::new(move |_, path| match path.split('?').next().unwrap() {
+            "/db/_changes" => Some((200, JSON, changes.clone().into_bytes())),
+            "/db/_bulk_get" => Some((200, JSON, br#"{"results":[]}"#.to_vec())),
+            path if path.len() > 8000 => Some((answered, "text/html", b"<html>".to_vec())),
+            _ => None,
+        });
+        let (ended, documents, progress) = from(&here, &format!("db{at}"), script).await;
+        // The checkpoint cannot be written to this source.
+        assert!(matches!(ended, Err(Failure::Status { status: 404, .. })), "{ended:?}");
+        let counters = progress.counters();
+        assert_eq!((documents, counters.docs_written, counters.doc_write_failures), (0, 0, 1));
+    }
+    // With a short path, it is not the document's fault.
+    let (ended, ..) =
+        from(&here, "short", Arc::new(|_, path| path.starts_with("/db/a?").then(|| (400, JSON, Vec::new())))).await;
+    assert!(matches!(ended, Err(Failure::Status { status: 400, .. })), "{ended:?}");
+}
+
 /// Names and types with every control character, from settee to settee, both ways.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn attachments_with_control_characters_are_replicated() {
