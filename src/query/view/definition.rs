@@ -17,6 +17,9 @@ use crate::json::COLLATION_VERSION;
 use crate::query::mango::planner::Index;
 use crate::query::script::{Design, MapSet};
 
+/// Signed with functions that start with a helper. An index without it may have the rows of the helper.
+const HELPERS: u32 = 1;
+
 /// A view's name and its reduce function, if it has one.
 type NamedReduce<'a> = (&'a String, Option<&'a str>);
 
@@ -80,7 +83,11 @@ impl Definition {
             let mut scripts = Vec::new();
             let reducers =
                 reduces.iter().map(|source| Reducer::read(source, &mut scripts)).collect::<Result<Vec<Reducer>>>()?;
-            signed.push(json!([source, options, reduces]));
+            let mut signs = vec![json!(source), json!(options), json!(reduces)];
+            if !is_query && (starts_with_helper(&source) || reduces.iter().any(|reduce| starts_with_helper(reduce))) {
+                signs.push(json!(HELPERS));
+            }
+            signed.push(Value::Array(signs));
             functions.push(source);
             maps.push(MapFunction { raw, reducers, scripts: Arc::new(scripts) });
         }
@@ -169,6 +176,15 @@ fn views_by_source(views: &Map<String, Value>, is_query: bool) -> BTreeMap<(Stri
     by_source
 }
 
+/// Whether a source may start with a function that has a name, and have another one after it.
+fn starts_with_helper(source: &str) -> bool {
+    let start = source.trim_start();
+    let Some((_, after)) = start.split_once("function") else { return false };
+    (start.starts_with("function") || start.starts_with('/'))
+        && !after.trim_start().starts_with('(')
+        && (after.contains("function") || after.contains("=>"))
+}
+
 /// The signature of the index with this definition.
 fn signature(definition: &Value) -> [u8; 16] {
     let digest = Sha256::digest(definition.to_string());
@@ -189,5 +205,29 @@ fn canonical(value: &Value) -> String {
         }
         Value::Array(values) => format!("[{}]", values.iter().map(canonical).collect::<Vec<_>>().join(",")),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_that_start_with_a_helper_are_signed_apart() {
+        for (source, helper) in [
+            ("function (doc) { emit(1) }", false),
+            ("function(doc) { doc.list.map(function (x) { emit(x) }) }", false),
+            ("function map(doc) { emit(1) }", false),
+            ("(function (doc) { emit(1) })", false),
+            ("var f = function f(x) {}; function (doc) { emit(1) }", false),
+            ("doc => emit(1)", false),
+            ("_sum", false),
+            ("function twice(x) { return 2 * x }\n(function (doc) { emit(twice(doc.n)) })", true),
+            (" /* a */ function twice(x) { return 2 * x }\n(doc) => emit(twice(doc.n))", true),
+            ("async function a() {} function (doc) { emit(1) }", false),
+            ("function need(d) {}\nfunction map(doc) { emit(1) }", true),
+        ] {
+            assert_eq!(starts_with_helper(source), helper, "{source}");
+        }
     }
 }
