@@ -28,7 +28,7 @@
   const blank = /\s*/y;
   const restOfLine = /[^\n\r\u2028\u2029]*/y;
   const lineEnd = /\r\n|[\n\r\u2028\u2029]/g;
-  const ending = /[\s;]+$/;
+  const ending = /[\s;]/;
   const word = /[\w$]|(?!\s)[\u0080-\uffff]/;
   const functionName = /function(?![\w$]|(?!\s)[\u0080-\uffff])/y;
   const asyncBefore = /(?:^|[^\w$.])async[^\S\n\r\u2028\u2029]*$/;
@@ -123,8 +123,9 @@
 
   // Returns the source without what may follow an expression if it is one expression as a whole, otherwise null.
   function expression(source) {
-    const found = run(exec, ending, [source]);
-    const alone = found === null ? source : part(source, 0, found.index);
+    let length = source.length;
+    while (length > 0 && run(exec, ending, [source[length - 1]]) !== null) length--;
+    const alone = part(source, 0, length);
     const error = parse('(' + alone + '\n)');
     if (error === null) return alone;
     if (error.message !== "Unexpected token ';'") return null;

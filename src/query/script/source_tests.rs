@@ -185,6 +185,20 @@ async fn a_promise_neither_validates_nor_passes_a_filter() {
     }
 }
 
+/// No step of finding the function takes more than linear time for its text.
+#[tokio::test]
+async fn long_blanks_and_comments_take_no_time() {
+    let scripts = scripts();
+    let blank = " ".repeat(200_000);
+    let comments = "/* function ( */ // function\n".repeat(5000);
+    for filler in [blank, comments] {
+        let source = format!("{filler}function (doc) {{ {filler} emit(5, null) }};{filler};");
+        assert_eq!(call(&scripts, "map", &source).await, Ok("5".into()));
+        let source = format!("var a = 5;{filler}function (doc) {{ {filler} emit(a, null) }}{filler}var b;");
+        assert_eq!(call(&scripts, "map", &source).await, Ok("5".into()));
+    }
+}
+
 /// A program runs once, whatever had to be tried to parse it; and its names stay its own.
 #[tokio::test]
 async fn a_program_runs_once_and_keeps_its_names() {
