@@ -4,7 +4,7 @@
 //! hides an unknown number of keys, and its end is unknown too. To find the next readable key, the walk tries
 //! keys behind the page, at distances that double until one is readable, and then bisects.
 
-use std::ops::Bound;
+use std::ops::{Bound, RangeBounds};
 
 use crate::error::{Error, Result};
 use crate::store::range::KeyRange;
@@ -18,6 +18,8 @@ const WIDTH: usize = 40;
 
 /// A key and its value, or the reason why the value cannot be read. A gap has the key at which it begins.
 pub(super) type Found = (Vec<u8>, std::result::Result<Vec<u8>, String>);
+
+const DISORDER: &str = "the keys of a page are out of order";
 
 pub(super) struct Walk {
     range: KeyRange,
@@ -38,18 +40,22 @@ impl Walk {
                 Err(StoreError::Damaged(what)) => return Ok(vec![self.pass(store, &what)]),
                 Err(error) => return Err(error.into()),
             };
-            let low = self.low().to_vec();
-            let Some(last) = keys.last().cloned() else {
+            if keys.is_empty() {
                 self.done = true;
                 break;
-            };
-            // A page with a damaged key may lead the walk backwards.
-            if !keys.is_sorted() || last <= low && !matches!(self.range.0, Bound::Included(_) | Bound::Unbounded) {
-                return Ok(vec![self.pass(store, "the keys of a page are out of order")]);
             }
-            self.range.0 = Bound::Excluded(last);
-            let values = store.get_each(&keys)?;
             let mut page = Vec::with_capacity(keys.len());
+            let keys = match self.in_order(keys) {
+                (keys, true) if keys.is_empty() => return Ok(vec![self.pass(store, DISORDER)]),
+                (keys, disorder) => {
+                    page.extend(disorder.then(|| gap(self.low(), DISORDER)));
+                    keys
+                }
+            };
+            if let Some(last) = keys.last() {
+                self.range.0 = Bound::Excluded(last.clone());
+            }
+            let values = store.get_each(&keys)?;
             for (key, value) in keys.into_iter().zip(values) {
                 match value {
                     Ok(Some(value)) => page.push((key, Ok(value))),
@@ -64,6 +70,31 @@ impl Walk {
         Ok(Vec::new())
     }
 
+    /// The keys of a page with which the walk goes on. A damaged page of the engine may lead elsewhere, and back: these are
+    /// all keys before the first that is not in the range, or not below all that follow it and are; or else the lowest that
+    /// is in the range, if there is one. Returns also whether keys before the first of them may be missing.
+    fn in_order(&self, mut keys: Vec<Vec<u8>>) -> (Vec<Vec<u8>>, bool) {
+        let mut lowest: Option<usize> = None;
+        let mut fit = keys.len();
+        for at in (0..keys.len()).rev() {
+            let is_in_range = self.range.contains(&keys[at]);
+            if !is_in_range || lowest.is_some_and(|lowest| keys[lowest] <= keys[at]) {
+                fit = at;
+            }
+            if is_in_range && lowest.is_none_or(|lowest| keys[at] < keys[lowest]) {
+                lowest = Some(at);
+            }
+        }
+        match (fit, lowest) {
+            (0, Some(lowest)) => (vec![keys.swap_remove(lowest)], true),
+            (0, None) => (Vec::new(), true),
+            (fit, _) => {
+                keys.truncate(fit);
+                (keys, false)
+            }
+        }
+    }
+
     fn low(&self) -> &[u8] {
         match &self.range.0 {
             Bound::Included(low) | Bound::Excluded(low) => low,
@@ -74,11 +105,11 @@ impl Walk {
     /// Continues behind a part of the range that cannot be read. Returns that part as a gap.
     fn pass(&mut self, store: &dyn Store, what: &str) -> Found {
         let from = self.low().to_vec();
-        let gap = format!("the entries from {} on cannot be read: {what}", keyspace::describe(&from));
+        let found = gap(&from, what);
         let reads = |key: &[u8]| {
             let rest = (Bound::Included(key.to_vec()), self.range.1.clone());
             match store.keys(&rest, 1) {
-                Ok(keys) => keys.first().is_none_or(|found| found.as_slice() >= key),
+                Ok(keys) => keys.first().is_none_or(|found| rest.contains(found)),
                 Err(_) => false,
             }
         };
@@ -91,11 +122,11 @@ impl Walk {
         let mut low = [0; WIDTH];
         let tail = &from[shared..from.len().min(shared + WIDTH)];
         low[..tail.len()].copy_from_slice(tail);
-        let found = (0..WIDTH * 8).find_map(|bit| {
+        let readable = (0..WIDTH * 8).find_map(|bit| {
             let tried = plus(&low, bit).filter(|tried| place(tried) < high)?;
             reads(&place(&tried)).then_some((bit, tried))
         });
-        match found {
+        match readable {
             None => self.done = true,
             Some((bit, mut readable)) => {
                 for bit in (0..bit).rev() {
@@ -112,8 +143,13 @@ impl Walk {
                 self.range.0 = Bound::Included(if reads(&trimmed) { trimmed } else { padded });
             }
         }
-        (from, Err(gap))
+        found
     }
+}
+
+/// A gap that begins at the key `from`.
+fn gap(from: &[u8], what: &str) -> Found {
+    (from.to_vec(), Err(format!("the entries from {} on cannot be read: {what}", keyspace::describe(from))))
 }
 
 /// Adds 2 to the power of `bit` to the big-endian `number`; `None` on overflow.
@@ -207,6 +243,73 @@ mod tests {
             let expected: Vec<_> = (0..from).chain(to..2000).map(key).collect();
             assert!(read == expected, "{from} to {to}: {} read", read.len());
             assert_eq!(gaps, u32::from(from != to), "{from} to {to}");
+        }
+    }
+
+    /// A store in which a page leads elsewhere: a read that comes to the first key goes on with keys of another place, and
+    /// then with what follows the second key.
+    struct Crossed(Memory, Vec<u8>, Vec<u8>, Vec<Vec<u8>>);
+
+    impl Store for Crossed {
+        fn get_many(&self, keys: &[Vec<u8>]) -> crate::store::Result<Vec<Option<Vec<u8>>>> {
+            self.0.get_many(keys)
+        }
+        fn scan(&self, range: &KeyRange, direction: Direction, limit: PageLimit) -> crate::store::Result<Vec<Entry>> {
+            self.0.scan(range, direction, limit)
+        }
+        fn keys(&self, range: &KeyRange, entries: usize) -> crate::store::Result<Vec<Vec<u8>>> {
+            let mut keys = self.0.keys(range, usize::MAX)?;
+            if let Some(at) = keys.iter().position(|key| (&self.1..&self.2).contains(&key)) {
+                let end = keys.iter().filter(|key| *key < &self.2).count();
+                keys.splice(at..end, self.3.clone());
+            }
+            keys.truncate(entries);
+            Ok(keys)
+        }
+        fn commit(&self, batch: Batch) -> crate::store::Result<()> {
+            self.0.commit(batch)
+        }
+        fn engine(&self) -> &'static str {
+            "crossed"
+        }
+        fn disk_bytes(&self) -> u64 {
+            0
+        }
+    }
+
+    #[test]
+    fn a_page_that_leads_elsewhere_ends_no_walk_and_holds_up_none() {
+        let key = |number: u64| keyspace::sequence(7, number);
+        let rows = |numbers: std::ops::Range<u64>| numbers.map(key).collect::<Vec<_>>();
+        let beyond = vec![keyspace::document(9, "x"), keyspace::info(9)];
+        let before = vec![keyspace::name("db"), keyspace::info(7)];
+        for elsewhere in [beyond, before, rows(900..950), rows(3..9), vec![key(700), key(650)]] {
+            for (from, to) in [(0, 1), (0, 1000), (100, 101), (300, 800), (999, 1000)] {
+                let store = Crossed(Memory::new(), key(from), key(to), elsewhere.clone());
+                let mut batch = Batch::new();
+                rows(0..1000).into_iter().for_each(|key| batch.put(key, vec![1]));
+                store.0.commit(batch).unwrap();
+                let mut walk = Walk::over(keyspace::kind(7, keyspace::Kind::Sequence));
+                let (mut read, mut gaps, mut steps) = (std::collections::BTreeSet::new(), 0, 0);
+                loop {
+                    let page = walk.next(&store).unwrap();
+                    if page.is_empty() {
+                        break;
+                    }
+                    steps += 1;
+                    assert!(steps < 2000, "{from} to {to}: it does not end");
+                    for (key, value) in page {
+                        match value {
+                            Ok(_) => drop(read.insert(key)),
+                            Err(_) => gaps += 1,
+                        }
+                    }
+                }
+                let what = format!("{from} to {to}, {:?}", elsewhere.first());
+                assert!(gaps > 0, "{what}: nothing is reported");
+                assert!(rows(0..from).iter().all(|key| read.contains(key)), "{what}: before");
+                assert!(rows(to..1000).iter().all(|key| read.contains(key)), "{what}: after");
+            }
         }
     }
 }

@@ -192,7 +192,8 @@ pub trait Store: Send + Sync + 'static {
     /// continues after the last key; no iterator stays open.
     fn scan(&self, range: &KeyRange, direction: Direction, limit: PageLimit) -> Result<Vec<Entry>>;
 
-    /// Returns at most `entries` keys in ascending order, including those whose values are damaged.
+    /// Returns at most `entries` keys in ascending order, including those whose values are damaged. A key that cannot be
+    /// read ends the page before it; if it is the first one, the call returns `Damaged`.
     fn keys(&self, range: &KeyRange, entries: usize) -> Result<Vec<Vec<u8>>> {
         let page = self.scan(range, Direction::Forward, PageLimit::entries(entries))?;
         Ok(page.into_iter().map(|(key, _)| key).collect())

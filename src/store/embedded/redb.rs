@@ -125,8 +125,15 @@ impl Backend for RedbBackend {
 
     fn keys(&self, range: &KeyRange, entries: usize, visit: &mut dyn FnMut(&[u8])) -> Result<()> {
         self.read(|table| {
+            let mut any = false;
             for entry in table.range::<&[u8]>(bounds(range)).map_err(failure)?.take(entries) {
-                visit(entry.map_err(failure)?.0.value());
+                match entry.map_err(failure) {
+                    Ok((key, _)) => visit(key.value()),
+                    // As in a scan.
+                    Err(StoreError::Damaged(_)) if any => break,
+                    Err(error) => return Err(error),
+                }
+                any = true;
             }
             Ok(())
         })
