@@ -290,13 +290,7 @@ mod tests {
             json!({"b": {"0": {"a": 1}, "1": "x"}, "a": [[1, 2], {"0": [3], "b": {"a": {}}}], "1": {"a": [0]}}),
             json!({"a": "text", "b": [[["]", "}"], {"a\"b": 1}]], "0": {"0": {"0": [1]}}}),
         ];
-        let mut state = 88172645463325252_u64;
-        let mut random = move |below: u64| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state % below
-        };
+        let mut random = super::super::tests::random();
         for _ in 0..5000 {
             let mut path = |steps: u64| -> String {
                 (0..=random(steps)).map(|_| ["a", "b", "0", "1"][random(4) as usize]).collect::<Vec<_>>().join(".")

@@ -263,6 +263,17 @@ async fn an_index_is_read_in_pages() {
     }
 }
 
+/// The same random numbers in each run, each below the one that is given.
+pub(super) fn random() -> impl FnMut(u64) -> u64 {
+    let mut state = 88172645463325252_u64;
+    move |below| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % below
+    }
+}
+
 /// Random edits, deletions, purges and compactions: an index returns the same documents as a scan of the
 /// database.
 #[tokio::test]
@@ -272,13 +283,7 @@ async fn an_index_follows_its_database() {
     index(&database, json!({"fields": ["x", "y"]})).await;
     let design = indexes(&database).unwrap().into_iter().find(|index| index.partial_filter.is_some()).unwrap();
     let (partial, stored) = (design.design.unwrap(), views());
-    let mut state = 88172645463325252_u64;
-    let mut random = move |below: u64| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state % below
-    };
+    let mut random = random();
     let values = [json!(null), json!(1), json!(1.0), json!("a"), json!("B"), json!("b"), json!([1]), json!({"k": 1})];
     for round in 0..40 {
         for _ in 0..random(12) {
