@@ -173,19 +173,13 @@ mod tests {
     use crate::store::memory::Memory;
     use crate::store::{Batch, Direction, Entry, PageLimit};
 
-    /// A store with one damaged page, which holds the keys from the first key up to the second.
-    struct Torn(Memory, Vec<u8>, Vec<u8>);
+    /// What a damaged store returns for the keys from a range's lower bound on.
+    type Damage = dyn Fn(&[u8], Vec<Vec<u8>>) -> crate::store::Result<Vec<Vec<u8>>> + Send + Sync;
 
-    impl Torn {
-        fn meets(&self, keys: &[Vec<u8>], low: &[u8]) -> Option<usize> {
-            if (self.1.as_slice()..self.2.as_slice()).contains(&low) {
-                return Some(0);
-            }
-            keys.iter().position(|key| (&self.1..&self.2).contains(&key))
-        }
-    }
+    /// A store with damaged pages.
+    struct Damaged(Memory, Box<Damage>);
 
-    impl Store for Torn {
+    impl Store for Damaged {
         fn get_many(&self, keys: &[Vec<u8>]) -> crate::store::Result<Vec<Option<Vec<u8>>>> {
             self.0.get_many(keys)
         }
@@ -193,76 +187,12 @@ mod tests {
             self.0.scan(range, direction, limit)
         }
         fn keys(&self, range: &KeyRange, entries: usize) -> crate::store::Result<Vec<Vec<u8>>> {
-            let mut keys = self.0.keys(range, entries)?;
             let low = match &range.0 {
                 Bound::Included(low) => low.clone(),
                 Bound::Excluded(low) => [low, &[0][..]].concat(),
                 Bound::Unbounded => Vec::new(),
             };
-            match self.meets(&keys, &low) {
-                Some(0) => return Err(StoreError::Damaged("a page".into())),
-                Some(end) => keys.truncate(end),
-                None => {}
-            }
-            Ok(keys)
-        }
-        fn commit(&self, batch: Batch) -> crate::store::Result<()> {
-            self.0.commit(batch)
-        }
-        fn engine(&self) -> &'static str {
-            "torn"
-        }
-        fn disk_bytes(&self) -> u64 {
-            0
-        }
-    }
-
-    #[test]
-    fn a_damaged_page_hides_its_own_keys_and_no_others() {
-        let id = |number: u32| format!("a-rather-long-common-prefix-{number:06}");
-        let key = |number: u32| keyspace::document(7, &id(number));
-        for (from, to) in [(0, 1), (100, 101), (700, 1400), (1990, 2000), (0, 2000), (5, 5)] {
-            let store = Torn(Memory::new(), key(from), key(to));
-            let mut batch = Batch::new();
-            (0..2000).for_each(|number| batch.put(key(number), vec![1]));
-            store.0.commit(batch).unwrap();
-            let mut walk = Walk::over(keyspace::kind(7, keyspace::Kind::Document));
-            let (mut read, mut gaps) = (Vec::new(), 0);
-            loop {
-                let page = walk.next(&store).unwrap();
-                if page.is_empty() {
-                    break;
-                }
-                for (key, value) in page {
-                    match value {
-                        Ok(_) => read.push(key),
-                        Err(_) => gaps += 1,
-                    }
-                }
-            }
-            let expected: Vec<_> = (0..from).chain(to..2000).map(key).collect();
-            assert!(read == expected, "{from} to {to}: {} read", read.len());
-            assert_eq!(gaps, u32::from(from != to), "{from} to {to}");
-        }
-    }
-
-    /// A store in which a page leads elsewhere: a read that comes to the first key goes on with keys of another place, and
-    /// then with what follows the second key.
-    struct Crossed(Memory, Vec<u8>, Vec<u8>, Vec<Vec<u8>>);
-
-    impl Store for Crossed {
-        fn get_many(&self, keys: &[Vec<u8>]) -> crate::store::Result<Vec<Option<Vec<u8>>>> {
-            self.0.get_many(keys)
-        }
-        fn scan(&self, range: &KeyRange, direction: Direction, limit: PageLimit) -> crate::store::Result<Vec<Entry>> {
-            self.0.scan(range, direction, limit)
-        }
-        fn keys(&self, range: &KeyRange, entries: usize) -> crate::store::Result<Vec<Vec<u8>>> {
-            let mut keys = self.0.keys(range, usize::MAX)?;
-            if let Some(at) = keys.iter().position(|key| (&self.1..&self.2).contains(&key)) {
-                let end = keys.iter().filter(|key| *key < &self.2).count();
-                keys.splice(at..end, self.3.clone());
-            }
+            let mut keys = (self.1)(&low, self.0.keys(range, usize::MAX)?)?;
             keys.truncate(entries);
             Ok(keys)
         }
@@ -270,13 +200,67 @@ mod tests {
             self.0.commit(batch)
         }
         fn engine(&self) -> &'static str {
-            "crossed"
+            "damaged"
         }
         fn disk_bytes(&self) -> u64 {
             0
         }
     }
 
+    /// A store with these keys, all of one kind, of database 7.
+    fn damaged(
+        keys: impl IntoIterator<Item = Vec<u8>>,
+        damage: impl Fn(&[u8], Vec<Vec<u8>>) -> crate::store::Result<Vec<Vec<u8>>> + Send + Sync + 'static,
+    ) -> Damaged {
+        let store = Damaged(Memory::new(), Box::new(damage));
+        let mut batch = Batch::new();
+        keys.into_iter().for_each(|key| batch.put(key, vec![1]));
+        store.0.commit(batch).unwrap();
+        store
+    }
+
+    /// Walks over the entries of a kind of database 7: the keys that were read, and the number of gaps.
+    fn walked(store: &Damaged, kind: keyspace::Kind, what: &str) -> (Vec<Vec<u8>>, u32) {
+        let mut walk = Walk::over(keyspace::kind(7, kind));
+        let (mut read, mut gaps) = (Vec::new(), 0);
+        for _ in 0..2000 {
+            let page = walk.next(store).unwrap();
+            if page.is_empty() {
+                return (read, gaps);
+            }
+            for (key, value) in page {
+                match value {
+                    Ok(_) => read.push(key),
+                    Err(_) => gaps += 1,
+                }
+            }
+        }
+        panic!("{what}: it does not end");
+    }
+
+    /// One damaged page holds the keys from the first up to the second number.
+    #[test]
+    fn a_damaged_page_hides_its_own_keys_and_no_others() {
+        let key = |number: u32| keyspace::document(7, &format!("a-rather-long-common-prefix-{number:06}"));
+        for (from, to) in [(0, 1), (100, 101), (700, 1400), (1990, 2000), (0, 2000), (5, 5)] {
+            let hidden = key(from)..key(to);
+            let store = damaged((0..2000).map(key), move |low, mut keys| {
+                let end = match (hidden.start.as_slice()..hidden.end.as_slice()).contains(&low) {
+                    true => Some(0),
+                    false => keys.iter().position(|key| hidden.contains(key)),
+                };
+                keys.truncate(end.unwrap_or(keys.len()));
+                if end == Some(0) { Err(StoreError::Damaged("a page".into())) } else { Ok(keys) }
+            });
+            let (read, gaps) = walked(&store, keyspace::Kind::Document, &format!("{from} to {to}"));
+            let expected: Vec<_> = (0..from).chain(to..2000).map(key).collect();
+            assert!(read == expected, "{from} to {to}: {} read", read.len());
+            assert_eq!(gaps, u32::from(from != to), "{from} to {to}");
+        }
+    }
+
+    /// A read that comes to the first number of a pair goes on with keys of another place, and then with what follows the
+    /// second.
     #[test]
     fn a_page_that_leads_elsewhere_ends_no_walk_and_holds_up_none() {
         let key = |number: u64| keyspace::sequence(7, number);
@@ -285,27 +269,17 @@ mod tests {
         let before = vec![keyspace::name("db"), keyspace::info(7)];
         for elsewhere in [beyond, before, rows(900..950), rows(3..9), vec![key(700), key(650)]] {
             for (from, to) in [(0, 1), (0, 1000), (100, 101), (300, 800), (999, 1000)] {
-                let store = Crossed(Memory::new(), key(from), key(to), elsewhere.clone());
-                let mut batch = Batch::new();
-                rows(0..1000).into_iter().for_each(|key| batch.put(key, vec![1]));
-                store.0.commit(batch).unwrap();
-                let mut walk = Walk::over(keyspace::kind(7, keyspace::Kind::Sequence));
-                let (mut read, mut gaps, mut steps) = (std::collections::BTreeSet::new(), 0, 0);
-                loop {
-                    let page = walk.next(&store).unwrap();
-                    if page.is_empty() {
-                        break;
-                    }
-                    steps += 1;
-                    assert!(steps < 2000, "{from} to {to}: it does not end");
-                    for (key, value) in page {
-                        match value {
-                            Ok(_) => drop(read.insert(key)),
-                            Err(_) => gaps += 1,
-                        }
-                    }
-                }
                 let what = format!("{from} to {to}, {:?}", elsewhere.first());
+                let (hidden, elsewhere) = (key(from)..key(to), elsewhere.clone());
+                let store = damaged(rows(0..1000), move |_, mut keys| {
+                    if let Some(at) = keys.iter().position(|key| hidden.contains(key)) {
+                        let end = keys.iter().filter(|key| **key < hidden.end).count();
+                        keys.splice(at..end, elsewhere.clone());
+                    }
+                    Ok(keys)
+                });
+                let (read, gaps) = walked(&store, keyspace::Kind::Sequence, &what);
+                let read: std::collections::BTreeSet<_> = read.into_iter().collect();
                 assert!(gaps > 0, "{what}: nothing is reported");
                 assert!(rows(0..from).iter().all(|key| read.contains(key)), "{what}: before");
                 assert!(rows(to..1000).iter().all(|key| read.contains(key)), "{what}: after");
