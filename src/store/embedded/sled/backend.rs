@@ -150,9 +150,12 @@ impl Backend for SledBackend {
     }
 
     fn get_many(&self, keys: &[Vec<u8>], visit: VisitIndexed<'_>) -> Result<()> {
-        let values = self.with(|open| keys.iter().map(|key| value(open, key)).collect::<Result<Vec<_>>>())?;
-        // Fetched after the reads, so that it undoes all that they have seen of a batch in flight.
-        let before = self.before();
+        let (values, before) = self.with(|open| {
+            let values = keys.iter().map(|key| value(open, key)).collect::<Result<Vec<_>>>()?;
+            // Fetched after the reads, so that it undoes all that they have seen of a batch in flight; and before the engine
+            // can be reopened, which ends that batch.
+            Ok((values, self.before()))
+        })?;
         for (index, (key, value)) in keys.iter().zip(&values).enumerate() {
             let value = before.as_ref().and_then(|before| before.get(key)).unwrap_or(value);
             visit(index, value.as_ref().map(Value::bytes).transpose());
