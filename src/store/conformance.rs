@@ -192,6 +192,48 @@ const ROWS: &[Row] = &[
             200
         );
     }),
+    ("a read returns what was acknowledged before it, and what an earlier read returned, or a later value", |store| {
+        use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+        let key = keyspace::document(1, "counter");
+        let put = |value: Option<Vec<u8>>, durability| {
+            store.commit(Batch { writes: vec![(key.clone(), value)], durability, ..Batch::new() }).unwrap();
+        };
+        for durability in [Durability::Synced, Durability::Relaxed] {
+            let (known, done) = (AtomicU8::new(0), AtomicBool::new(false));
+            let read = || {
+                let least = known.load(Ordering::SeqCst);
+                let recent = store.recent(&key).map(Some);
+                let value = recent.unwrap_or_else(|| store.get(&key).unwrap()).map_or(0, |value| value[0]);
+                assert!(value >= least, "{value} after {least}, {durability:?}");
+                known.fetch_max(value, Ordering::SeqCst);
+            };
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    scopeguard::defer!(done.store(true, Ordering::SeqCst));
+                    for round in 1..=150u8 {
+                        put(Some(vec![round]), durability);
+                        known.fetch_max(round, Ordering::SeqCst);
+                        // Twice: what the first one has kept.
+                        read();
+                        read();
+                    }
+                });
+                for _ in 0..2 {
+                    scope.spawn(|| {
+                        while !done.load(Ordering::SeqCst) {
+                            read();
+                        }
+                    });
+                }
+            });
+            read();
+            if ["sled", "redb"].contains(&store.engine()) {
+                assert_eq!(store.recent(&key), Some(vec![150]), "it was read, and nothing has been written since");
+            }
+            put(None, durability);
+            assert_eq!((store.recent(&key), store.get(&key).unwrap()), (None, None));
+        }
+    }),
     ("readers never see a torn value", |store| {
         let done = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {

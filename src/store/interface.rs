@@ -219,6 +219,12 @@ pub trait Store: Send + Sync + 'static {
         Ok(self.get_many(&[key.to_vec()])?.pop().flatten())
     }
 
+    /// Returns the value of a key if it is in memory: the one that [`Store::get`] would return, if it can read. Never waits
+    /// for the disk. `None` says nothing about the key.
+    fn recent(&self, _key: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+
     /// Checks that the store accepts writes and that no outcome is unknown: after a failed commit, only a
     /// reopened engine shows whether the commit took effect. A failed store tries to recover during this
     /// call, so a periodic health check also repairs it. `Full`: a write failed because the disk was full,

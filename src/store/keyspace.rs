@@ -282,6 +282,12 @@ pub fn is_body(key: &[u8]) -> bool {
     key.first() == Some(&DATABASE) && key.get(9) == Some(&(Kind::Body as u8))
 }
 
+/// Whether the key is a [`document`] or a [`body`] key.
+pub fn is_document_or_body(key: &[u8]) -> bool {
+    key.first() == Some(&DATABASE)
+        && key.get(9).is_some_and(|kind| [Kind::Document as u8, Kind::Body as u8].contains(kind))
+}
+
 /// Database number and sequence in a [`body`] key. `None` for other keys.
 pub fn place_of_body(key: &[u8]) -> Option<(u64, u64)> {
     let number = |at: usize| key.get(at..)?.first_chunk().map(|bytes| u64::from_be_bytes(*bytes));

@@ -21,6 +21,7 @@
 mod full_disk;
 mod group;
 mod queue;
+mod recent_reads;
 mod recovery;
 mod room;
 mod state;

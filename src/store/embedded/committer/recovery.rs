@@ -44,11 +44,13 @@ impl<B: Backend> Committer<B> {
         work.totals = None;
         work.notes = Notes::default();
         self.generation.fetch_add(1, Ordering::SeqCst);
+        let losing = self.recent.losing();
         let reopened = self.backend.reopen().or_else(|error| match &self.space {
             // The reserve is released only here, not at the failure: a restart may need it more.
             Some(space) if error == StoreError::Full && space.release_reserve() => self.backend.reopen(),
             _ => Err(error),
         });
+        drop(losing);
         let reopened = reopened.inspect_err(|error| {
             if matches!(error, StoreError::Damaged(_)) {
                 *self.lost.write() = Some(error.clone());

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 
 use super::queue::Queue;
+use super::recent_reads::RecentReads;
 use super::room::Room;
 use crate::store::StoreError;
 use crate::store::disk_space::Space;
@@ -24,6 +25,7 @@ pub(crate) struct Committer<B: Backend> {
     pub(super) frames: Frames,
     pub(super) queue: Mutex<Queue>,
     pub(super) work: Mutex<Work>,
+    pub(super) recent: RecentReads,
     pub(super) space: Option<Space>,
     /// Notes outside the store what has become durable.
     pub(super) mark: Arc<Mark>,
@@ -64,6 +66,7 @@ impl<B: Backend> Committer<B> {
             frames,
             queue: Mutex::default(),
             work: Mutex::default(),
+            recent: RecentReads::default(),
             space,
             mark: Arc::default(),
             lost: RwLock::default(),

@@ -43,6 +43,19 @@ impl<B: Backend> Store for Committer<B> {
         }
     }
 
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let stamp = self.recent.stamp(key);
+        let value = self.get_many(&[key.to_vec()])?.pop().flatten();
+        if let (Some(stamp), Some(value)) = (stamp, &value) {
+            self.recent.keep(stamp, key, value);
+        }
+        Ok(value)
+    }
+
+    fn recent(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.recent.get(key)
+    }
+
     fn scan(&self, range: &KeyRange, direction: Direction, limit: PageLimit) -> Result<Vec<Entry>> {
         self.reading(|| self.page(range, direction, limit))
     }

@@ -39,6 +39,58 @@ fn a_failed_write_is_not_visible_and_the_next_commit_recovers() {
 }
 
 #[test]
+fn what_is_in_memory_is_what_the_engine_returns_also_after_failures() {
+    let (key, other) = (keyspace::document(1, "a"), keyspace::body(1, 1, 0));
+    for fault in [WriteFault::Io, WriteFault::Full, WriteFault::Panic, WriteFault::Unknown] {
+        let (store, faults) = Faults::store();
+        store.commit(put(&key, b"1")).unwrap();
+        store.commit(put(&other, b"1")).unwrap();
+        assert_eq!(store.recent(&key), None, "it has not been read");
+        for key in [&key, &other] {
+            assert_eq!(store.get(key).unwrap(), Some(b"1".to_vec()));
+            assert_eq!(store.recent(key), Some(b"1".to_vec()));
+        }
+        store.commit(put(&key, b"2")).unwrap();
+        assert_eq!((store.recent(&key), store.recent(&other)), (None, Some(b"1".to_vec())));
+        assert_eq!(store.get(&key).unwrap(), Some(b"2".to_vec()));
+        faults.fail_write(0, fault);
+        store.commit(put(&key, b"3")).unwrap_err();
+        assert_eq!(store.recent(&key), None, "{fault:?}");
+        // It is kept again, and the engine may have another value when it has been reopened.
+        assert_eq!(store.get(&key).unwrap(), Some(b"2".to_vec()), "{fault:?}");
+        assert_eq!(store.recent(&key), Some(b"2".to_vec()));
+        store.commit(put(b"unrelated", b"1")).unwrap();
+        assert_eq!((store.recent(&key), store.recent(&other)), (None, None), "{fault:?}");
+        let expected = if fault == WriteFault::Unknown { b"3" } else { b"2" };
+        assert_eq!(store.get(&key).unwrap(), Some(expected.to_vec()));
+    }
+}
+
+#[test]
+fn a_store_that_has_lost_something_returns_nothing_from_memory() {
+    let key = keyspace::document(1, "a");
+    let faults = Faults::default();
+    let gate = Gate { open: Arc::new((Mutex::new(9), Condvar::new())), ..Gate::of(&faults) };
+    let store = Arc::new(Committer::eager(gate, Frames::default()));
+    store.commit(put(&key, b"1")).unwrap();
+    faults.forget_what_comes();
+    store.commit(put(&key, b"2")).unwrap();
+    assert_eq!(store.get(&key).unwrap(), Some(b"2".to_vec()));
+    assert_eq!(store.recent(&key), Some(b"2".to_vec()));
+    faults.fail_write(0, WriteFault::Io);
+    store.commit(put(&key, b"3")).unwrap_err();
+    // A reader after the engine was reopened, before it is known what is missing.
+    let read = Arc::<Mutex<Option<Result<_>>>>::default();
+    let (reader, key_read, to) = (Arc::downgrade(&store), key.clone(), read.clone());
+    *store.backend.before_totals.lock() =
+        Some(Box::new(move || *to.lock() = Some(reader.upgrade().unwrap().get(&key_read))));
+    damage_of(store.commit(put(&key, b"3")));
+    assert_eq!(read.lock().take(), Some(Ok(Some(b"1".to_vec()))));
+    damage_of(store.get(&key));
+    assert_eq!(store.recent(&key), None);
+}
+
+#[test]
 fn a_full_disk_still_accepts_writes_that_free_space() {
     let dir = tempfile::tempdir().unwrap();
     // Other processes write to this disk too, but not a gigabyte.
@@ -255,6 +307,14 @@ fn damage_names_its_entry_and_leaves_the_others_readable() {
 struct Gate {
     inner: Faults,
     open: Arc<(Mutex<u32>, Condvar)>,
+    /// Called once, before the totals are read.
+    before_totals: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl Gate {
+    fn of(faults: &Faults) -> Gate {
+        Gate { inner: faults.clone(), open: Arc::default(), before_totals: Mutex::default() }
+    }
 }
 
 impl Backend for Gate {
@@ -262,6 +322,11 @@ impl Backend for Gate {
         "gate"
     }
     fn get_many(&self, keys: &[Vec<u8>], visit: VisitIndexed<'_>) -> Result<()> {
+        if keys == [TOTALS]
+            && let Some(call) = self.before_totals.lock().take()
+        {
+            call();
+        }
         self.inner.get_many(keys, visit)
     }
     fn scan(
@@ -308,7 +373,7 @@ fn until_at_work(store: &Committer<Gate>) {
 fn waiting_batches_become_one_write_and_each_sees_the_earlier_ones() {
     let faults = Faults::default();
     let open = Arc::new((Mutex::new(0), Condvar::new()));
-    let store = &Committer::eager(Gate { inner: faults.clone(), open: open.clone() }, Frames::default());
+    let store = &Committer::eager(Gate { open: open.clone(), ..Gate::of(&faults) }, Frames::default());
     let waiting = |count: usize| {
         while store.queue.lock().waiting.len() < count {
             std::thread::yield_now();
@@ -346,7 +411,7 @@ fn waiting_batches_become_one_write_and_each_sees_the_earlier_ones() {
 fn a_failed_write_fails_every_batch_of_its_group() {
     let faults = Faults::default();
     let open = Arc::new((Mutex::new(0), Condvar::new()));
-    let store = &Committer::eager(Gate { inner: faults.clone(), open: open.clone() }, Frames::default());
+    let store = &Committer::eager(Gate { open: open.clone(), ..Gate::of(&faults) }, Frames::default());
     faults.fail_write(1, WriteFault::Io);
     std::thread::scope(|scope| {
         let first = scope.spawn(|| store.commit(put(b"first", b"1")));

@@ -39,7 +39,9 @@ impl<B: Backend> Committer<B> {
             }
         };
         let mut tally = Tally::after(&before, &self.frames);
+        let writing = self.recent.writing(writes);
         self.backend.apply(writes, sync, &mut tally)?;
+        drop(writing);
         work.totals = Some(tally.totals);
         Ok(())
     }
@@ -60,6 +62,10 @@ impl<B: Backend> Committer<B> {
     pub(super) fn settle(&self, work: &mut Work) -> Result<()> {
         let settled = self.compare(work);
         *self.lost.write() = settled.as_ref().err().filter(|error| matches!(error, StoreError::Damaged(_))).cloned();
+        if settled.is_err() {
+            // Somebody may have read meanwhile.
+            drop(self.recent.losing());
+        }
         settled
     }
 

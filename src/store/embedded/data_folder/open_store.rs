@@ -145,6 +145,10 @@ impl Store for OpenStore {
         self.live.read().get(key)
     }
 
+    fn recent(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.live.try_read()?.recent(key)
+    }
+
     fn ready(&self) -> Result<()> {
         self.live.read().ready()?;
         self.refused.get().cloned().map_or(Ok(()), Err)
