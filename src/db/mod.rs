@@ -50,7 +50,7 @@ pub use self::read::attachment::{Content, Upload, Uploaded};
 pub use self::read::by_id::{Listed, Listing};
 pub use self::read::by_sequence::{ChangesPage, Since};
 pub use self::read::conflicts::ConflictQuery;
-pub use self::read::revisions::{AT_ONCE, Found, MissingRevisions, Opened, Wanted, Within};
+pub use self::read::revisions::{AT_ONCE, Found, InMemory, MissingRevisions, Opened, Wanted, Within};
 pub use self::upkeep::auto_purge::check_auto_purge;
 pub use self::upkeep::hold::Hold;
 pub use self::upkeep::purge::Purged;

@@ -101,6 +101,51 @@ async fn handles_of_a_deleted_database_return_no_database() {
     assert_eq!(kinds, [DbEventKind::Deleted, DbEventKind::Created]);
 }
 
+#[tokio::test]
+async fn what_is_found_in_memory_is_what_the_store_returns() {
+    let (store, _) = crate::store::embedded::faults::Faults::store();
+    let blobs = Arc::new(crate::store::MemoryBlobs::new());
+    let databases = Databases::open(store, blobs, Clock::fixed(std::time::Duration::from_secs(1))).unwrap();
+    let database = databases.create("db", CreateOptions::default(), None).unwrap();
+    let first = put(&database, incoming("a", None, r#"{"x":1}"#)).await.unwrap();
+    let second = put(&database, incoming("a", Some(&first), r#"{"x":2}"#)).await.unwrap();
+    put(&database, incoming("large", None, &format!(r#"{{"x":"{}"}}"#, "x".repeat(5000)))).await.unwrap();
+    let gone = put(&database, incoming("gone", None, "{}")).await.unwrap();
+    put(&database, Incoming { deleted: true, ..incoming("gone", Some(&gone), "{}") }).await.unwrap();
+    let unknown = Revision { generation: 2, hash: RevisionHash::parse("x") };
+    let wanted = [Wanted::Winner, Wanted::Revision(&first), Wanted::Latest(&first), Wanted::Revision(&unknown)];
+    let all = || ["a", "large", "gone", "missing"].into_iter().flat_map(|id| wanted.map(|wanted| (id, wanted)));
+    let shown = |found: Result<Within<Found>>| format!("{found:?}");
+    for most in [u64::MAX, 3] {
+        for (id, wanted) in all() {
+            let stored = shown(database.find_within(id, wanted, most));
+            match database.find_in_memory(id, wanted, most) {
+                Ok(InMemory::Not(known)) => {
+                    assert_eq!(known.is_some(), id == "large", "{id} {wanted:?}");
+                    assert_eq!(shown(database.find_from(id, known, wanted, most)), stored, "{id} {wanted:?}");
+                }
+                Ok(InMemory::All(found)) => assert_eq!(shown(Ok(found)), stored, "{id} {wanted:?}"),
+                Err(error) => assert_eq!(shown(Err(error)), stored, "{id} {wanted:?}"),
+            }
+        }
+    }
+    let in_memory = |id, wanted| matches!(database.find_in_memory(id, wanted, u64::MAX), Ok(InMemory::All(_)));
+    assert!(in_memory("a", Wanted::Winner) && in_memory("a", Wanted::Revision(&first)));
+    let before = database.shared.counts.reads();
+    assert!(in_memory("a", Wanted::Winner));
+    assert_eq!(database.shared.counts.reads(), before + 1);
+    put(&database, incoming("a", Some(&second), r#"{"x":3}"#)).await.unwrap();
+    assert!(!in_memory("a", Wanted::Winner), "it was written");
+    database.find("a", Wanted::Winner).unwrap();
+    let Ok(InMemory::All(Within::Fits(found))) = database.find_in_memory("a", Wanted::Winner, u64::MAX) else {
+        panic!()
+    };
+    assert_eq!(found.body.json, r#"{"x":3}"#);
+    database.compact(&|_, _| {}).await.unwrap();
+    assert_eq!(database.find("a", Wanted::Revision(&first)).err(), Some(Error::Missing));
+    assert!(matches!(database.find_in_memory("a", Wanted::Revision(&first), u64::MAX), Err(Error::Missing)));
+}
+
 /// Yields until `works` items wait in the queue of the held writer.
 async fn until_waiting(database: &Database, works: usize) {
     while database.queue.lock().waiting() < works {

@@ -72,12 +72,40 @@ fn are_neighbours(wanted: &[(&str, Body)]) -> bool {
         && wanted.is_sorted_by_key(|(_, body)| (body.sequence, body.index))
 }
 
-/// Selects the node to read, and where its body is.
+/// What [`Database::find_in_memory`] returns.
+pub enum InMemory {
+    All(Within<Found>),
+    /// The body has to be read, and if there is nothing here, the record, too.
+    Not(Option<Selected>),
+}
+
+/// A revision of which the body is to be read.
+pub struct Selected {
+    revision: Revision,
+    deleted: bool,
+    /// Where its body is.
+    place: Body,
+    tree: Arc<Tree>,
+}
+
+impl Selected {
+    fn new(node: &Node, place: Body, tree: Arc<Tree>) -> Selected {
+        Selected { revision: node.revision.clone(), deleted: node.deleted, place, tree }
+    }
+
+    fn body_key(&self, number: u64) -> Vec<u8> {
+        keyspace::body(number, self.place.sequence, self.place.index)
+    }
+}
+
+/// Selects the revision to read from the stored record of a document. `Large`: its body takes more than `most` bytes.
 ///
 /// # Errors
 /// [`Error::Missing`] if there is none, or its body is not stored any more; [`Error::Deleted`] if the winner is wanted and
 /// the document is deleted.
-fn choose_one<'a>(tree: &'a Tree, wanted: Wanted) -> Result<(&'a Node, Body)> {
+fn select(id: &str, record: Option<Vec<u8>>, wanted: Wanted, most: u64) -> Result<Within<Selected>> {
+    let record = DocumentRecord::decode(id, &record.ok_or(Error::Missing)?)?;
+    let tree = Arc::new(record.tree);
     let node = match wanted {
         Wanted::Winner => match tree.winner() {
             Some(winner) if winner.deleted => return Err(Error::Deleted),
@@ -87,7 +115,12 @@ fn choose_one<'a>(tree: &'a Tree, wanted: Wanted) -> Result<(&'a Node, Body)> {
         Wanted::Latest(revision) => tree.leaves_below(revision).into_iter().next().or_else(|| tree.winner()),
     };
     let node = node.ok_or(Error::Missing)?;
-    Ok((node, node.body.ok_or(Error::Missing)?))
+    let place = node.body.ok_or(Error::Missing)?;
+    if place.bytes > most {
+        return Ok(Within::Large(place.bytes));
+    }
+    let selected = Selected::new(node, place, tree.clone());
+    Ok(Within::Fits(selected))
 }
 
 fn no_body(id: &str) -> Error {
@@ -174,18 +207,49 @@ impl Database {
     /// # Errors
     /// See [`Database::find`].
     pub fn find_within(&self, id: &str, wanted: Wanted, most: u64) -> Result<Within<Found>> {
+        self.find_from(id, None, wanted, most)
+    }
+
+    /// As [`Database::find_within`], beginning with what [`Database::find_in_memory`] has found of it.
+    ///
+    /// # Errors
+    /// See [`Database::find`].
+    pub fn find_from(&self, id: &str, mut known: Option<Selected>, wanted: Wanted, most: u64) -> Result<Within<Found>> {
+        let key = keyspace::document(self.number, id);
         for _ in 0..ATTEMPTS {
-            let record = self.record(id)?.ok_or(Error::Missing)?;
-            let tree = Arc::new(record.tree);
-            let (node, place) = choose_one(&tree, wanted)?;
-            if place.bytes > most {
-                return Ok(Within::Large(place.bytes));
-            }
-            if let Some(body) = self.body(id, place)? {
-                return Ok(Within::Fits(self.found_from(id, node, place, body, tree.clone())));
+            let selected = match known.take() {
+                Some(selected) => Within::Fits(selected),
+                None => select(id, self.store.get(&key)?, wanted, most)?,
+            };
+            let selected = match selected {
+                Within::Fits(selected) => selected,
+                Within::Large(bytes) => return Ok(Within::Large(bytes)),
+            };
+            if let Some(body) = self.body(id, selected.place)? {
+                return Ok(Within::Fits(self.found(id, selected, body)));
             }
         }
         Err(no_body(id))
+    }
+
+    /// Like [`Database::find_within`], if the store has all that it reads in memory. Otherwise returns what it has. Never
+    /// waits for the disk.
+    ///
+    /// # Errors
+    /// See [`Database::find`].
+    pub fn find_in_memory(&self, id: &str, wanted: Wanted, most: u64) -> Result<InMemory> {
+        let Some(record) = self.store.recent(&keyspace::document(self.number, id)) else {
+            return Ok(InMemory::Not(None));
+        };
+        let selected = match select(id, Some(record), wanted, most)? {
+            Within::Fits(selected) => selected,
+            Within::Large(bytes) => return Ok(InMemory::All(Within::Large(bytes))),
+        };
+        let Some(body) = self.store.recent(&selected.body_key(self.number)) else {
+            return Ok(InMemory::Not(Some(selected)));
+        };
+        self.shared.counts.read(1);
+        Ok(InMemory::All(Within::Fits(self.found(id, selected, BodyRecord::decode(id, body)?))))
     }
 
     /// Like [`Database::find_within`], but waits for a shared store without a thread, and uses the record that was read at
@@ -201,17 +265,15 @@ impl Database {
                 Some(record) => record,
                 None => self.begin_get(key.clone()).await?,
             };
-            let record = DocumentRecord::decode(id, &record.ok_or(Error::Missing)?)?;
-            let tree = Arc::new(record.tree);
-            let (node, place) = choose_one(&tree, wanted)?;
-            if place.bytes > most {
-                return Ok(Within::Large(place.bytes));
-            }
+            let selected = match select(id, record, wanted, most)? {
+                Within::Fits(selected) => selected,
+                Within::Large(bytes) => return Ok(Within::Large(bytes)),
+            };
             self.shared.counts.read(1);
-            let body = self.begin_get(keyspace::body(self.number, place.sequence, place.index)).await?;
+            let body = self.begin_get(selected.body_key(self.number)).await?;
             if let Some(body) = body {
                 let body = BodyRecord::decode(id, body)?;
-                return Ok(Within::Fits(self.found_from(id, node, place, body, tree.clone())));
+                return Ok(Within::Fits(self.found(id, selected, body)));
             }
         }
         Err(no_body(id))
@@ -270,7 +332,7 @@ impl Database {
                     (Ok(node), Some(tree)) => match node.body {
                         None => Err(Some(node.revision.clone())),
                         Some(place) => match bodies.next().flatten() {
-                            Some(body) => Ok(self.found_from(id, node, place, body, tree.clone())),
+                            Some(body) => Ok(self.found(id, Selected::new(node, place, tree.clone()), body)),
                             None => match self.find(id, Wanted::Revision(&node.revision)) {
                                 Ok(found) => Ok(found),
                                 Err(Error::Missing) => Err(Some(node.revision.clone())),
@@ -287,14 +349,14 @@ impl Database {
         Ok(Within::Fits(answers))
     }
 
-    fn found_from(&self, id: &str, node: &Node, place: Body, body: BodyRecord, tree: Arc<Tree>) -> Found {
+    fn found(&self, id: &str, selected: Selected, body: BodyRecord) -> Found {
         Found {
             id: id.to_owned(),
-            revision: node.revision.clone(),
-            deleted: node.deleted,
+            revision: selected.revision,
+            deleted: selected.deleted,
             body,
-            local_sequence: place.sequence,
-            tree,
+            local_sequence: selected.place.sequence,
+            tree: selected.tree,
             history: self.info().revs_limit as usize,
         }
     }
@@ -364,7 +426,7 @@ impl Opened {
                 Ok(node) => match node.body.map(|place| (place, bodies.next().flatten())) {
                     None => Err(node.revision.clone()),
                     Some((place, Some(body))) => {
-                        Ok(database.found_from(&self.id, node, place, body, self.tree.clone()))
+                        Ok(database.found(&self.id, Selected::new(node, place, self.tree.clone()), body))
                     }
                     Some((_, None)) => match database.find(&self.id, Wanted::Revision(&node.revision)) {
                         Ok(found) => Ok(found),

@@ -11,7 +11,7 @@ use crate::app::App;
 use crate::app::answer_budget::Held;
 use crate::blocking::{blocking, reading};
 use crate::db::read::render::{self, Attachments, Show};
-use crate::db::{Database, Found, Wanted, Within, check_has_partition};
+use crate::db::{Database, Found, InMemory, Wanted, Within, check_has_partition};
 use crate::error::Error;
 use crate::http::request::{Query, Request, invalid_json};
 use crate::http::response::Answer;
@@ -167,8 +167,13 @@ pub(crate) async fn load(
         let found = if database.is_shared() && held.is_none() {
             Box::pin(database.find_within_as_task(&id, query.wanted(), most)).await?
         } else {
-            let (database, query, id) = (database.clone(), query.clone(), id.clone());
-            reading(move || database.find_within(&id, query.wanted(), most)).await?
+            match database.find_in_memory(&id, query.wanted(), most)? {
+                InMemory::All(found) => found,
+                InMemory::Not(known) => {
+                    let (database, query, id) = (database.clone(), query.clone(), id.clone());
+                    reading(move || database.find_from(&id, known, query.wanted(), most)).await?
+                }
+            }
         };
         match found {
             Within::Fits(found) => {
