@@ -186,7 +186,10 @@ pub fn decorate(cors: &Cors, request: &HeaderMap, answer: &mut HeaderMap) {
     if let Ok(exposed) = exposed {
         answer.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
     }
-    answer.append(header::VARY, HeaderValue::from_static("Origin"));
+    // The answer to a preflight has it already.
+    if !answer.get_all(header::VARY).iter().any(|value| value == "Origin") {
+        answer.append(header::VARY, HeaderValue::from_static("Origin"));
+    }
 }
 
 #[cfg(test)]
@@ -252,6 +255,18 @@ mod tests {
         let open = cors(&[("origins", "*"), ("credentials", "true")]);
         decorate(&open, &ask(&[("origin", "https://any.example")]), &mut answer);
         assert_eq!(text(&answer, "access-control-allow-origin"), Some("https://any.example"));
+    }
+
+    #[test]
+    fn an_answer_names_the_origin_in_vary_once() {
+        for (before, after) in
+            [(vec![], vec!["Origin"]), (vec!["Origin"], vec!["Origin"]), (vec!["Accept"], vec!["Accept", "Origin"])]
+        {
+            let mut answer = HeaderMap::new();
+            before.iter().for_each(|value| drop(answer.append(header::VARY, HeaderValue::from_static(value))));
+            decorate(&cors(&[]), &ask(&[("origin", "http://localhost")]), &mut answer);
+            assert_eq!(answer.get_all(header::VARY).iter().collect::<Vec<_>>(), after);
+        }
     }
 
     #[test]
