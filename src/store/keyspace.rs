@@ -279,13 +279,16 @@ pub fn body(number: u64, sequence: u64, index: u32) -> Vec<u8> {
 
 /// Whether the key is a [`body`] key.
 pub fn is_body(key: &[u8]) -> bool {
-    key.first() == Some(&DATABASE) && key.get(9) == Some(&(Kind::Body as u8))
+    is_of(key, Kind::Body)
 }
 
 /// Whether the key is a [`document`] or a [`body`] key.
 pub fn is_document_or_body(key: &[u8]) -> bool {
-    key.first() == Some(&DATABASE)
-        && key.get(9).is_some_and(|kind| [Kind::Document as u8, Kind::Body as u8].contains(kind))
+    is_of(key, Kind::Document) || is_of(key, Kind::Body)
+}
+
+fn is_of(key: &[u8], kind: Kind) -> bool {
+    key.first() == Some(&DATABASE) && key.get(9) == Some(&(kind as u8))
 }
 
 /// Database number and sequence in a [`body`] key. `None` for other keys.
@@ -329,7 +332,7 @@ pub fn is_index(key: &[u8]) -> bool {
 
 /// Whether the key belongs to the index of conflicted documents, which is rebuilt if it is missing.
 pub fn is_of_conflicts(key: &[u8]) -> bool {
-    key.first() == Some(&DATABASE) && matches!(key.get(9), Some(b'c' | b'k'))
+    is_of(key, Kind::Conflict) || is_of(key, Kind::ConflictIndex)
 }
 
 /// Key of a purge request.

@@ -58,8 +58,8 @@ struct Part {
 /// What the engine returns is changing. Dropping this, also in a panic, forgets what may have changed.
 pub(super) struct Changing<'a> {
     reads: &'a RecentReads,
-    /// The parts that may change.
-    parts: u64,
+    /// The set of parts that may change.
+    set: u64,
     /// `None`: anything may change.
     writes: Option<&'a Writes>,
 }
@@ -95,8 +95,8 @@ impl RecentReads {
 
     /// Begins to write a group of commits. No other change may be under way.
     pub fn writing<'a>(&'a self, writes: &'a Writes) -> Changing<'a> {
-        let parts = kept(writes).fold(0, |parts, key| parts | 1 << self.index(key));
-        self.changing(parts, Some(writes))
+        let set = kept(writes).fold(0, |set, key| set | 1 << self.index(key));
+        self.changing(set, Some(writes))
     }
 
     /// Begins a change after which the engine may have lost commits. No other change may be under way.
@@ -104,9 +104,9 @@ impl RecentReads {
         self.changing(u64::MAX, None)
     }
 
-    fn changing<'a>(&'a self, parts: u64, writes: Option<&'a Writes>) -> Changing<'a> {
-        let changing = Changing { reads: self, parts, writes };
-        changing.locked().for_each(|part| part.lock().version += 1);
+    fn changing<'a>(&'a self, set: u64, writes: Option<&'a Writes>) -> Changing<'a> {
+        let changing = Changing { reads: self, set, writes };
+        changing.parts().for_each(|part| part.lock().version += 1);
         changing
     }
 
@@ -125,21 +125,21 @@ fn kept(writes: &Writes) -> impl Iterator<Item = &Vec<u8>> {
 }
 
 impl<'a> Changing<'a> {
-    fn locked(&self) -> impl Iterator<Item = &'a Mutex<Part>> {
-        let parts = self.parts;
-        self.reads.parts.iter().enumerate().filter(move |(index, _)| parts >> index & 1 == 1).map(|(_, part)| part)
+    fn parts(&self) -> impl Iterator<Item = &'a Mutex<Part>> {
+        let set = self.set;
+        self.reads.parts.iter().enumerate().filter(move |(index, _)| set >> index & 1 == 1).map(|(_, part)| part)
     }
 }
 
 impl Drop for Changing<'_> {
     fn drop(&mut self) {
         match self.writes {
-            None => self.locked().for_each(|part| part.lock().clear()),
+            None => self.parts().for_each(|part| part.lock().clear()),
             // Nothing is kept in them until this ends.
-            Some(_) if self.locked().all(|part| part.lock().is_empty()) => {}
+            Some(_) if self.parts().all(|part| part.lock().is_empty()) => {}
             Some(writes) => kept(writes).for_each(|key| self.reads.part(key).lock().remove(key)),
         }
-        self.locked().for_each(|part| part.lock().version += 1);
+        self.parts().for_each(|part| part.lock().version += 1);
     }
 }
 

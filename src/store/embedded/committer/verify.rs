@@ -63,7 +63,7 @@ impl<B: Backend> Committer<B> {
         let settled = self.compare(work);
         *self.lost.write() = settled.as_ref().err().filter(|error| matches!(error, StoreError::Damaged(_))).cloned();
         if settled.is_err() {
-            // Somebody may have read meanwhile.
+            // What was read since the engine was opened may be older than what was acknowledged.
             drop(self.recent.losing());
         }
         settled
