@@ -120,7 +120,7 @@ async fn what_is_found_in_memory_is_what_the_store_returns() {
         for (id, wanted) in all() {
             let stored = shown(database.find_within(id, wanted, most));
             match database.find_in_memory(id, wanted, most) {
-                Ok(InMemory::Not(known)) => {
+                Ok(InMemory::NotAll(known)) => {
                     assert_eq!(known.is_some(), id == "large", "{id} {wanted:?}");
                     assert_eq!(shown(database.find_from(id, known, wanted, most)), stored, "{id} {wanted:?}");
                 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use super::find::{Found, Wanted};
 use super::render::Show;
-use super::revisions::{Found, Wanted};
 use crate::db::Database;
 use crate::db::record::LeafRow;
 use crate::error::{Error, Result};

@@ -4,6 +4,7 @@ pub(crate) mod attachment;
 pub(crate) mod by_id;
 pub(crate) mod by_sequence;
 pub(crate) mod conflicts;
+pub(crate) mod find;
 mod leaves;
 pub mod partition_info;
 pub mod render;

@@ -4,7 +4,7 @@
 //! attachments: it emits a [`Piece::Base64`], and the sender of the response reads and encodes the content
 //! while the socket drains.
 
-use super::revisions::Found;
+use super::find::Found;
 use crate::db::record::{Attachment, BodyRecord};
 use crate::json::{push_quoted, quote};
 use crate::rev::{Revision, RevisionHash, Tree};

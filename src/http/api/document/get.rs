@@ -169,7 +169,7 @@ pub(crate) async fn load(
         } else {
             match database.find_in_memory(&id, query.wanted(), most)? {
                 InMemory::All(found) => found,
-                InMemory::Not(known) => {
+                InMemory::NotAll(known) => {
                     let (database, query, id) = (database.clone(), query.clone(), id.clone());
                     reading(move || database.find_from(&id, known, query.wanted(), most)).await?
                 }
