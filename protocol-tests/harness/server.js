@@ -7,7 +7,7 @@
 // `postgres.sh` makes one) each server keeps its data there, in a schema of its own.
 
 import { spawn } from 'node:child_process';
-import { mkdtempSync, rmSync, statSync, openSync, closeSync, readFileSync, existsSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, statSync, openSync, closeSync, readFileSync, writeFileSync, existsSync } from 'node:fs';
 import { randomBytes, randomInt } from 'node:crypto';
 import { tmpdir } from 'node:os';
 import { join, dirname } from 'node:path';
@@ -54,15 +54,32 @@ function isFree(port) {
   });
 }
 
+/** A folder with a file for each port that a test has taken. */
+const ports = join(tmpdir(), `settee-test-ports-${process.getuid()}`);
+const taken = [];
+
+/** Takes a port until the end of this process. Returns whether no other test has it. */
+function take(port) {
+  mkdirSync(ports, { recursive: true });
+  try {
+    writeFileSync(join(ports, String(port)), '', { flag: 'wx' });
+  } catch (error) {
+    if (error.code === 'EEXIST') return false;
+    throw error;
+  }
+  taken.push(port);
+  return true;
+}
+
 /**
- * Resolves to a port on which nothing listens at the moment. It is below that range, so that nobody gets it before the test
- * listens there, or while its server restarts.
+ * Resolves to a port on which nothing listens at the moment, and that no other test gets. It is below that range, so that no
+ * other program gets it before the test listens there, or while its server restarts.
  */
 export async function freePort() {
   const [first, end] = [10_000, Math.max(firstEphemeralPort(), 12_000)];
   for (;;) {
     const port = randomInt(first, end);
-    if (await isFree(port)) return port;
+    if (take(port) && (await isFree(port))) return port;
   }
 }
 
@@ -90,6 +107,7 @@ if (process.env.NODE_TEST_CONTEXT) after(() => setTimeout(() => process.exit(1),
 const running = new Set();
 process.on('exit', () => {
   for (const child of running) child.kill('SIGKILL');
+  for (const port of taken) rmSync(join(ports, String(port)), { force: true });
 });
 
 export class Server {

@@ -1,7 +1,7 @@
 // Replication by the server with a PouchDB Server (4.2.0, in memory), in both directions.
 
 import { spawn } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { closeSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
@@ -26,12 +26,14 @@ describe('replication with a PouchDB Server', { skip: !!external }, () => {
     const port = await freePort();
     base = `http://127.0.0.1:${port}`;
     const args = [program(), '--in-memory', '--port', String(port), '--host', '127.0.0.1', '--no-color'];
-    child = spawn(process.execPath, args, { cwd: folder, stdio: 'ignore' });
+    const out = openSync(join(folder, 'log'), 'a');
+    child = spawn(process.execPath, args, { cwd: folder, stdio: ['ignore', out, out] });
+    closeSync(out);
     await Promise.all([
       api.start(),
       until('PouchDB Server', () => {
         assert.equal(child.exitCode, null, 'it ended');
-        return request(base).then(({ status }) => status === 200, () => false);
+        return request(base).then(({ json }) => !!json['express-pouchdb'], () => false);
       }),
     ]);
   });
@@ -81,7 +83,7 @@ describe('replication with a PouchDB Server', { skip: !!external }, () => {
 
   async function copy(source, target) {
     const answer = await api.call('POST /_replicate', { body: { source, target, create_target: true } });
-    assert.equal(answer.status, 200, answer.text);
+    assert.equal(answer.status, 200, `${answer.text}, and its log says:\n${readFileSync(join(folder, 'log'))}`);
     assert.equal(answer.json.history[0].doc_write_failures, 0);
     return answer.json;
   }
